@@ -1,0 +1,52 @@
+//! What a client may ask for, whatever dialect it speaks.
+
+use std::borrow::Cow;
+
+use crate::event::Content;
+
+/// A command with the client's own number for it. Replies carry the same `tag`; 0 asks for no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request<'a> {
+    pub tag: u32,
+    pub command: Command<'a>,
+}
+
+/// One set of commands for all dialects. Strings borrow from the received frame where the encoding allows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// First command of a connection. Without a user the relay generates a name.
+    Connect { user: Option<Cow<'a, str>>, device: Option<Cow<'a, str>> },
+    /// Become a member of a room, from `start` on.
+    Join { room: Cow<'a, str>, start: Start },
+    Leave { room: Cow<'a, str> },
+    /// Append a message. `key` makes a repeat harmless: same user, same key, stored once.
+    Publish { room: Cow<'a, str>, content: Content, body: Cow<'a, [u8]>, key: Option<Cow<'a, str>> },
+    /// Read a part of the room's log; `limit` messages at most.
+    History { room: Cow<'a, str>, page: Page, limit: u32 },
+    Ping,
+    /// The answer to the relay's own ping; only proves life.
+    Pong,
+}
+
+/// Where a member's cursor starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The last `n` messages, then what follows (0: only what follows).
+    Recent(u32),
+    /// Everything after `seq`. With an `epoch` other than the room's, or past the limit of a recovery, the reply
+    /// says `recovered: false` and the member starts at the head.
+    Since { seq: u64, epoch: Option<u64> },
+}
+
+/// Which part of a log a history command reads. Replies are always in ascending order of seq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// The newest messages.
+    Newest,
+    /// The newest messages with a seq below this one.
+    Before(u64),
+    /// The oldest messages with a seq above this one.
+    After(u64),
+    /// Half before, this one, half after.
+    Around(u64),
+}

@@ -1,0 +1,66 @@
+//! Which encoding a connection speaks, and the one place that dispatches on it.
+
+use crate::{Event, Request, centrifuge, event::Close, frame::Incoming, native};
+
+/// An encoding of commands and events. The discriminant indexes per-dialect tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Dialect {
+    /// Binary, [`native`].
+    Native = 0,
+    /// JSON, [`centrifuge`].
+    Centrifuge = 1,
+}
+
+/// A client's message that its dialect cannot read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
+
+impl Dialect {
+    /// How many dialects there are: the length of a per-dialect table.
+    pub const COUNT: usize = 2;
+
+    /// The dialect served under a request path.
+    pub fn of_path(path: &str) -> Option<Self> {
+        match path {
+            native::PATH => Some(Self::Native),
+            centrifuge::PATH => Some(Self::Centrifuge),
+            _ => None,
+        }
+    }
+
+    /// The sub-protocol to answer with, from those offered. `Err` when only unknown ones were offered and the dialect
+    /// cannot go without.
+    pub fn choose_subprotocol(self, offered: &[String]) -> Result<Option<&'static str>, Malformed> {
+        match self {
+            Self::Native => native::choose_subprotocol(offered),
+            Self::Centrifuge => Ok(centrifuge::choose_subprotocol(offered)),
+        }
+    }
+
+    /// Decodes one WebSocket message, which may hold several commands. Commands before a malformed one are still given.
+    pub fn decode<'a>(self, message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
+        match self {
+            Self::Native => native::decode(message, each),
+            Self::Centrifuge => centrifuge::decode(message, each),
+        }
+    }
+
+    /// Appends the event as whole WebSocket frames. `tag` is the request's for replies, else 0.
+    /// Encoding the same event twice gives the same bytes.
+    pub fn encode(self, tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::Native => native::encode(tag, event, out),
+            Self::Centrifuge => centrifuge::encode(tag, event, out),
+        }
+    }
+
+    /// Status code and reason of the close frame that ends a connection of this dialect.
+    pub fn close(self, why: Close) -> (u16, &'static str) {
+        match self {
+            Self::Native => native::close(why),
+            Self::Centrifuge => centrifuge::close(why),
+        }
+    }
+}

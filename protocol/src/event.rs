@@ -1,0 +1,142 @@
+//! What the relay tells a client, whatever dialect it speaks.
+
+/// What a message body is. The number is stored and sent; never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Content {
+    /// UTF-8 text.
+    Text = 0,
+    /// One JSON value as the publisher wrote it.
+    Json = 1,
+    /// Bytes; JSON dialects show them as `{"base64":"…"}`.
+    Binary = 2,
+}
+
+impl Content {
+    /// The content type with this stored number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Text),
+            1 => Some(Self::Json),
+            2 => Some(Self::Binary),
+            _ => None,
+        }
+    }
+}
+
+/// One stored message as a reader sees it. Borrowed: the relay encodes it from its record, a client from the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Position in the room's log: 1, 2, 3… without holes.
+    pub seq: u64,
+    /// Snowflake, unique per deployment and ordered by time.
+    pub id: u64,
+    /// When the relay took it, milliseconds since 1970.
+    pub time_ms: u64,
+    pub user: &'a str,
+    pub content: Content,
+    pub body: &'a [u8],
+}
+
+/// One set of events for all dialects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// Reply to connect: who the relay takes the client for; `session` is unique per relay process.
+    Connected { user: &'a str, session: u64, ping_s: u32 },
+    /// Reply to join. The first message that follows has seq `from + 1`; `head` is the room's last visible seq.
+    /// `from` is what the client asked from when `recovered`, else `head` (less the recent messages asked for).
+    Joined { room: &'a str, epoch: u64, from: u64, head: u64, recovering: bool, recovered: bool },
+    Left { room: &'a str },
+    /// Reply to publish: stored durably. A repeat of a key gets the first one's seq and id.
+    Acked { room: &'a str, seq: u64, id: u64 },
+    /// Reply to history, ascending.
+    History { room: &'a str, epoch: u64, head: u64, messages: &'a [Message<'a>] },
+    /// Messages of a room, ascending and without holes. The same bytes for every member.
+    Batch { room: &'a str, messages: &'a [Message<'a>] },
+    /// The messages `from..=to` will not be sent to this slow member; history has them.
+    Gap { room: &'a str, from: u64, to: u64 },
+    /// A command was refused, or (tag 0) something is wrong with the connection.
+    Error { code: ErrorCode, message: &'a str, retry_after_ms: u32 },
+    /// The relay closes this connection; come back after so many milliseconds.
+    GoingAway { reason: &'a str, reconnect_after_ms: u32 },
+    Pong,
+    /// The relay asks for a sign of life, where the dialect has its own pings.
+    Ping,
+}
+
+/// Why a command was refused. Numbers are stable: they are part of the native dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u16)]
+pub enum ErrorCode {
+    #[error("bad request")]
+    BadRequest = 1,
+    #[error("connect first")]
+    NotConnected = 2,
+    #[error("already connected or joined")]
+    Already = 3,
+    #[error("not a member of this room")]
+    NotJoined = 4,
+    #[error("permission denied")]
+    Denied = 5,
+    #[error("larger than the limit")]
+    TooLarge = 6,
+    #[error("too many rooms")]
+    TooManyRooms = 7,
+    #[error("publishing too fast")]
+    RateLimited = 8,
+    /// Nothing was stored and no seq was given: try again later.
+    #[error("busy")]
+    Busy = 9,
+    /// The outcome of a publish is not known: repeat it with the same key.
+    #[error("outcome unknown, repeat with the same key")]
+    Unknown = 10,
+    /// Storage does not answer.
+    #[error("storage unavailable")]
+    Unavailable = 11,
+    #[error("internal error")]
+    Internal = 12,
+    /// The connection takes its data too slowly.
+    #[error("slow consumer")]
+    SlowConsumer = 13,
+}
+
+impl ErrorCode {
+    /// All codes, in order of their numbers from 1.
+    pub const ALL: [Self; 13] = [
+        Self::BadRequest,
+        Self::NotConnected,
+        Self::Already,
+        Self::NotJoined,
+        Self::Denied,
+        Self::TooLarge,
+        Self::TooManyRooms,
+        Self::RateLimited,
+        Self::Busy,
+        Self::Unknown,
+        Self::Unavailable,
+        Self::Internal,
+        Self::SlowConsumer,
+    ];
+
+    /// The code with this number.
+    pub fn from_u16(number: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+}
+
+/// Why the relay closes a connection; each dialect has its own status code for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Close {
+    /// The relay stops or restarts: come back, spread over time.
+    GoingAway,
+    /// Nothing was heard from the client for the idle timeout, not even an answer to a ping.
+    Idle,
+    /// The client took nothing for the slow-consumer timeout, or let its replies pile up past their limit.
+    SlowConsumer,
+    /// A message that the dialect cannot read, or a command before connect.
+    BadRequest,
+    /// The connection was replaced or ended on purpose and should not come back by itself.
+    Ended,
+    /// The relay failed.
+    Internal,
+}

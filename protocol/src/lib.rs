@@ -1,0 +1,17 @@
+//! What is on the wire, without any I/O: ids, commands and events, RFC 6455 frames and handshake, and the dialects.
+//!
+//! A dialect is one small file that turns bytes into [`Command`]s and [`Event`]s into bytes. Everything the relay
+//! knows about a client goes through these two enums, so that a further dialect is one further file.
+
+pub mod snowflake;
+pub mod command;
+pub mod event;
+pub mod frame;
+pub mod handshake;
+pub mod dialect;
+pub mod native;
+pub mod centrifuge;
+
+pub use command::{Command, Page, Request, Start};
+pub use dialect::Dialect;
+pub use event::{Close, Content, ErrorCode, Event, Message};

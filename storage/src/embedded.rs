@@ -1,0 +1,1 @@
+//! The default engine: an embedded LSM tree (fjall) in a directory, durable by group commit with fsync.

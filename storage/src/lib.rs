@@ -1,0 +1,12 @@
+//! What is kept: [`Record`]s of rooms' logs, behind the blocking, batched [`Store`] interface, and its engines.
+//!
+//! No runtime appears in any signature; the relay's `persist` owns the threads. Every engine passes the same
+//! conformance suite (`tests/conformance.rs`).
+
+pub mod record;
+pub mod store;
+pub mod memory;
+pub mod embedded;
+
+pub use record::{Kind, Record};
+pub use store::{Append, LogState, Store, StoreError};

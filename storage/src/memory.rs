@@ -1,0 +1,1 @@
+//! The engine for tests: everything in a map, nothing survives.

@@ -1,0 +1,15 @@
+//! Sockets on io_uring for one thread: direct descriptors, multishot receive over provided buffers, batched sends.
+//!
+//! A [`Ring`] owns up to `sockets` connections in its fixed-file table (itself limited to RLIMIT_NOFILE, so a thread
+//! with more connections owns several rings). Nothing here knows about WebSocket, rooms or a runtime: the caller
+//! calls [`Ring::turn`] in its own loop and parks on a [`Wake`] that all rings of the thread notify.
+//!
+//! This is the only crate of the workspace that may use `unsafe`.
+
+pub mod segment;
+pub mod ring;
+pub mod wake;
+
+pub use ring::{Config, Event, Ring, Socket, SetupError};
+pub use segment::{Chunk, Segment};
+pub use wake::Wake;
