@@ -26,6 +26,8 @@ pub enum Command<'a> {
     Ping,
     /// The answer to the relay's own ping; only proves life.
     Pong,
+    /// Something the dialect can ask for and the relay does not have.
+    Unsupported,
 }
 
 /// Where a member's cursor starts.

@@ -98,11 +98,13 @@ pub enum ErrorCode {
     /// The connection takes its data too slowly.
     #[error("slow consumer")]
     SlowConsumer = 13,
+    #[error("the relay has no such command")]
+    Unsupported = 14,
 }
 
 impl ErrorCode {
     /// All codes, in order of their numbers from 1.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::NotConnected,
         Self::Already,
@@ -116,6 +118,7 @@ impl ErrorCode {
         Self::Unavailable,
         Self::Internal,
         Self::SlowConsumer,
+        Self::Unsupported,
     ];
 
     /// The code with this number.
