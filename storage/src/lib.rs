@@ -3,10 +3,15 @@
 //! No runtime appears in any signature; the relay's `persist` owns the threads. Every engine passes the same
 //! conformance suite (`tests/conformance.rs`).
 
+mod continuation;
+pub mod embedded;
+pub mod faulty;
+pub mod memory;
 pub mod record;
 pub mod store;
-pub mod memory;
-pub mod embedded;
 
+//pub use embedded::{EmbeddedStore, Options};
+pub use faulty::{Fault, FaultyStore};
+pub use memory::MemoryStore;
 pub use record::{Kind, Record};
 pub use store::{Append, LogState, Store, StoreError};

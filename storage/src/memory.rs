@@ -1,1 +1,140 @@
-//! The engine for tests: everything in a map, nothing survives.
+//! The engine for tests: everything in a map, nothing survives the value.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::continuation::already_stored;
+use crate::{Append, LogState, Record, Store, StoreError};
+
+/// All logs in memory. Cheap enough for simulations; as strict about the order of appends as any engine.
+#[derive(Debug)]
+pub struct MemoryStore {
+    epoch: u64,
+    shelf: Mutex<Shelf>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    logs: HashMap<Arc<str>, Log>,
+    reserved_ms: u64,
+}
+
+#[derive(Debug)]
+struct Log {
+    epoch: u64,
+    records: Vec<Arc<Record>>,
+}
+
+impl Log {
+    fn state(&self) -> LogState {
+        let (last_seq, last_id) = self
+            .records
+            .last()
+            .map_or((0, 0), |last| (last.seq, last.id));
+        LogState {
+            epoch: self.epoch,
+            last_seq,
+            last_id,
+        }
+    }
+
+    fn id_at(&self, seq: u64) -> Option<u64> {
+        let index = usize::try_from(seq.checked_sub(1)?).ok()?;
+        self.records.get(index).map(|record| record.id)
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(fastrand::u64(1..))
+    }
+}
+
+impl MemoryStore {
+    /// An empty store whose logs get this epoch.
+    pub fn new(epoch: u64) -> Self {
+        Self {
+            epoch,
+            shelf: Mutex::default(),
+        }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn open_log(&self, room: &str) -> Result<LogState, StoreError> {
+        let empty = LogState {
+            epoch: self.epoch,
+            last_seq: 0,
+            last_id: 0,
+        };
+        Ok(self.shelf().logs.get(room).map_or(empty, Log::state))
+    }
+
+    fn append(&self, appends: &[Append]) -> Result<(), StoreError> {
+        let mut shelf = self.shelf();
+        let mut skips = Vec::with_capacity(appends.len());
+        for append in appends {
+            let log = shelf.logs.get(&append.room);
+            let state = log.map_or(
+                LogState {
+                    epoch: append.epoch,
+                    last_seq: 0,
+                    last_id: 0,
+                },
+                Log::state,
+            );
+            skips.push(already_stored(append, state, |seq| {
+                Ok(log.and_then(|log| log.id_at(seq)))
+            })?);
+        }
+        for (append, skip) in appends.iter().zip(skips) {
+            if append.records.is_empty() {
+                continue;
+            }
+            let log = shelf
+                .logs
+                .entry(append.room.clone())
+                .or_insert_with(|| Log {
+                    epoch: append.epoch,
+                    records: Vec::new(),
+                });
+            log.records.extend_from_slice(&append.records[skip..]);
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        room: &str,
+        first: u64,
+        last: u64,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        let shelf = self.shelf();
+        let Some(log) = shelf.logs.get(room) else {
+            return Ok(Vec::new());
+        };
+        let skip = usize::try_from(first.saturating_sub(1)).unwrap_or(usize::MAX);
+        let wanted = log
+            .records
+            .iter()
+            .skip(skip)
+            .take(limit)
+            .take_while(|record| record.seq <= last);
+        Ok(wanted.map(|record| Record::clone(record)).collect())
+    }
+
+    fn reserved_ids(&self) -> Result<u64, StoreError> {
+        Ok(self.shelf().reserved_ms)
+    }
+
+    fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
+        let mut shelf = self.shelf();
+        shelf.reserved_ms = shelf.reserved_ms.max(until_ms);
+        Ok(())
+    }
+}

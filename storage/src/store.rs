@@ -37,7 +37,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// The durable records `first..=last` of a log in ascending order, without holes; fewer when the log ends earlier,
     /// at most `limit`.
-    fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError>;
+    fn read(
+        &self,
+        room: &str,
+        first: u64,
+        last: u64,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError>;
 
     /// Up to which time (milliseconds since 1970) ids may have been given out by this node; 0 at first.
     fn reserved_ids(&self) -> Result<u64, StoreError>;
@@ -55,12 +61,24 @@ pub enum StoreError {
     Full { path: PathBuf },
     /// A log is shorter than what was acked: refused, never silently shortened.
     #[error("room {room:?}: messages {from}..={to} were acked but are missing from {path}; restore the directory from a backup, or start with --accept-loss to give this log a new epoch without them", path = path.display())]
-    Damaged { path: PathBuf, room: String, from: u64, to: u64 },
+    Damaged {
+        path: PathBuf,
+        room: String,
+        from: u64,
+        to: u64,
+    },
     #[error("{path}: {message}", path = path.display())]
     Unreadable { path: PathBuf, message: String },
     #[error("storage failed: {0}")]
     Io(#[from] std::io::Error),
     /// An append that does not follow the log's last record: a programming error of the caller or a second writer.
     #[error("room {room:?}: append at seq {found}, but the log continues at {expected}")]
-    OutOfOrder { room: String, expected: u64, found: u64 },
+    OutOfOrder {
+        room: String,
+        expected: u64,
+        found: u64,
+    },
+    /// Bytes that are no record this version can read.
+    #[error("a stored record cannot be read: {message}")]
+    BadRecord { message: String },
 }
