@@ -1,5 +1,8 @@
 //! Which encoding a connection speaks, and the one place that dispatches on it.
 
+#[cfg(test)]
+pub(crate) mod samples;
+
 use crate::{Event, Request, centrifuge, event::Close, frame::Incoming, native};
 
 /// An encoding of commands and events. The discriminant indexes per-dialect tables.

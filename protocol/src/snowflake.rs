@@ -10,9 +10,9 @@ pub const NODE_MAX: u16 = (1 << 6) - 1;
 /// Highest shard number.
 pub const SHARD_MAX: u16 = (1 << 7) - 1;
 
-const COUNTER_BITS: u32 = 9;
-const SHARD_BITS: u32 = 7;
-const NODE_BITS: u32 = 6;
+pub(crate) const COUNTER_BITS: u32 = 9;
+pub(crate) const SHARD_BITS: u32 = 7;
+pub(crate) const NODE_BITS: u32 = 6;
 
 /// The milliseconds since 1970 in an id.
 pub fn time_ms(id: u64) -> u64 {

@@ -1,0 +1,238 @@
+//! Messages of one room as a dense column of bytes, about 11 bytes a line around the text and the user's name.
+//!
+//! Every number is a LEB128 varint. One message is
+//! `flags, id, [time], user, body length, body`; `protocol/README.md` has the layout and an example.
+
+use std::collections::HashMap;
+
+use crate::{
+    Content, Message,
+    dialect::Malformed,
+    snowflake::{COUNTER_BITS, NODE_BITS, SHARD_BITS, time_ms},
+};
+
+/// Bits 0–1: the content type's number.
+const CONTENT: u8 = 0b0000_0011;
+/// Bits 2–3: how the id is written.
+const ID: u8 = 0b0000_1100;
+/// Milliseconds since the last id; the counter is the one that follows from that.
+const ID_NEXT: u8 = 0b0000_0000;
+/// Milliseconds since the last id, then the counter.
+const ID_COUNTER: u8 = 0b0000_0100;
+/// Eight bytes, little-endian.
+const ID_WHOLE: u8 = 0b0000_1000;
+/// Bit 4: the time is not the id's; their difference in milliseconds follows, zigzag.
+const TIME: u8 = 0b0001_0000;
+/// Bit 5: the user's name stands so many bytes before this field; otherwise length and name follow.
+const USER_BEFORE: u8 = 0b0010_0000;
+/// The rest, zero.
+const RESERVED: u8 = 0b1100_0000;
+
+/// Bits of an id below its time.
+const LOW_BITS: u32 = COUNTER_BITS + SHARD_BITS + NODE_BITS;
+const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
+const LANE: u64 = ((1 << LOW_BITS) - 1) & !COUNTER_MAX;
+
+/// Packed messages of one room, dense: `first_seq .. first_seq + count`. The counts are O(1), the contents an iterator.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    /// Seq of the first message; 0 when there are none.
+    pub first_seq: u64,
+    /// How many messages there are.
+    pub count: u32,
+    /// The column.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Packed<'a> {
+    /// Unpacks one by one; ends with an error where the bytes are malformed.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Message<'a>, Malformed>> + use<'a> {
+        Unpack { bytes: self.bytes, at: 0, seq: self.first_seq, left: self.count, id: 0 }
+    }
+}
+
+/// Packs messages whose seqs are dense.
+///
+/// # Panics
+/// When they are not: a reader would take them for others.
+pub(super) fn pack(messages: &[Message<'_>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(messages.iter().map(|message| message.body.len() + 24).sum());
+    let mut senders = HashMap::new();
+    let mut last = None;
+    for message in messages {
+        assert!(last.is_none_or(|last: Message<'_>| message.seq == last.seq + 1), "a batch has no holes");
+        pack_one(message, last.map_or(0, |last| last.id), &mut senders, &mut out);
+        last = Some(*message);
+    }
+    out
+}
+
+fn pack_one<'a>(message: &Message<'a>, last_id: u64, senders: &mut HashMap<&'a str, usize>, out: &mut Vec<u8>) {
+    let flags_at = out.len();
+    out.push(0);
+    let mut flags = message.content as u8 | write_id(last_id, message.id, out);
+    let late = message.time_ms.wrapping_sub(time_ms(message.id)).cast_signed();
+    if late != 0 {
+        flags |= TIME;
+        write_varint(((late << 1) ^ (late >> 63)).cast_unsigned(), out);
+    }
+    let user_at = out.len();
+    match senders.get(message.user) {
+        Some(at) if varint_len((user_at - at) as u64) <= message.user.len() => {
+            flags |= USER_BEFORE;
+            write_varint((user_at - at) as u64, out);
+        }
+        _ => {
+            senders.insert(message.user, user_at);
+            write_bytes(message.user.as_bytes(), out);
+        }
+    }
+    write_bytes(message.body, out);
+    out[flags_at] = flags;
+}
+
+/// Writes an id in the shortest way from the one before it and returns that way's flag.
+fn write_id(last: u64, id: u64, out: &mut Vec<u8>) -> u8 {
+    match (id >> LOW_BITS).checked_sub(last >> LOW_BITS) {
+        Some(ms) if (id ^ last) & LANE == 0 => {
+            write_varint(ms, out);
+            if id & COUNTER_MAX == next_counter(last, ms) {
+                return ID_NEXT;
+            }
+            write_varint(id & COUNTER_MAX, out);
+            ID_COUNTER
+        }
+        _ => {
+            out.extend_from_slice(&id.to_le_bytes());
+            ID_WHOLE
+        }
+    }
+}
+
+/// The counter of the next id of the same lane, so many milliseconds later.
+fn next_counter(last: u64, ms: u64) -> u64 {
+    if ms == 0 { (last & COUNTER_MAX) + 1 } else { 0 }
+}
+
+fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn write_varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
+/// A walk through the column.
+struct Unpack<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Of the next message.
+    seq: u64,
+    left: u32,
+    /// Of the last message.
+    id: u64,
+}
+
+impl<'a> Iterator for Unpack<'a> {
+    type Item = Result<Message<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            let rest = self.bytes.len() - self.at;
+            self.at = self.bytes.len();
+            return (rest > 0).then(|| Err(Malformed(format!("{rest} bytes follow the last message"))));
+        }
+        let unpacked = self.unpack_one();
+        match &unpacked {
+            Ok(_) => self.left -= 1,
+            Err(_) => (self.left, self.at) = (0, self.bytes.len()),
+        }
+        Some(unpacked.map_err(|what| Malformed(format!("packed messages: {what}"))))
+    }
+}
+
+impl<'a> Unpack<'a> {
+    fn unpack_one(&mut self) -> Result<Message<'a>, &'static str> {
+        let flags = self.take(1)?[0];
+        if flags & RESERVED != 0 {
+            return Err("an unknown flag");
+        }
+        let content = Content::from_u8(flags & CONTENT).ok_or("an unknown content type")?;
+        self.id = self.id(flags)?;
+        let late = if flags & TIME == 0 { 0 } else { self.varint()? };
+        let late = (late >> 1).cast_signed() ^ -(late & 1).cast_signed();
+        let user = self.user(flags)?;
+        let body = self.prefixed()?;
+        let seq = self.seq;
+        self.seq = seq.checked_add(1).ok_or("a seq past the last one")?;
+        Ok(Message { seq, id: self.id, time_ms: time_ms(self.id).wrapping_add_signed(late), user, content, body })
+    }
+
+    fn id(&mut self, flags: u8) -> Result<u64, &'static str> {
+        let counted = match flags & ID {
+            ID_NEXT => false,
+            ID_COUNTER => true,
+            ID_WHOLE => {
+                let bytes = self.take(8)?.try_into().expect("eight were taken");
+                return Ok(u64::from_le_bytes(bytes));
+            }
+            _ => return Err("an unknown way to write an id"),
+        };
+        let ms = self.varint()?;
+        let counter = if counted { self.varint()? } else { next_counter(self.id, ms) };
+        let time = (self.id >> LOW_BITS).checked_add(ms).filter(|time| time >> (64 - LOW_BITS) == 0);
+        match time {
+            Some(time) if counter <= COUNTER_MAX => Ok((time << LOW_BITS) | (self.id & LANE) | counter),
+            _ => Err("an id out of range"),
+        }
+    }
+
+    fn user(&mut self, flags: u8) -> Result<&'a str, &'static str> {
+        let at = self.at;
+        let name = if flags & USER_BEFORE == 0 {
+            self.prefixed()?
+        } else {
+            let back = usize::try_from(self.varint()?).map_err(|_| "a user before the start")?;
+            let mut before = Unpack { at: at.checked_sub(back).ok_or("a user before the start")?, ..*self };
+            before.prefixed()?
+        };
+        simdutf8::basic::from_utf8(name).map_err(|_| "a user's name is not UTF-8")
+    }
+
+    fn prefixed(&mut self) -> Result<&'a [u8], &'static str> {
+        let length = usize::try_from(self.varint()?).map_err(|_| CUT_OFF)?;
+        self.take(length)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, _) = self.bytes[self.at..].split_at_checked(length).ok_or(CUT_OFF)?;
+        self.at += length;
+        Ok(taken)
+    }
+
+    fn varint(&mut self) -> Result<u64, &'static str> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = u64::from(self.take(1)?[0]);
+            if shift == 63 && byte > 1 {
+                break;
+            }
+            value |= (byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err("a number of more than 64 bits")
+    }
+}
+
+const CUT_OFF: &str = "cut off";

@@ -1,0 +1,219 @@
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::{
+    Message,
+    dialect::samples::{any_command, any_messages, commands, events},
+    snowflake::EPOCH_MS,
+};
+
+const README: &str = include_str!("../../README.md");
+
+fn encoded(tag: u32, event: &Event<'_>) -> Vec<u8> {
+    let mut out = b"earlier frames stay".to_vec();
+    encode_event(tag, event, &mut out);
+    out.split_off(19)
+}
+
+fn unpacked<'a>(packed: &Packed<'a>) -> Vec<Message<'a>> {
+    packed.iter().collect::<Result<_, _>>().unwrap()
+}
+
+/// What a client received, as the event it was encoded from.
+fn read_back(payload: &[u8], check: impl FnOnce(u32, Event<'_>)) {
+    let (tag, received) = decode_event(payload).unwrap();
+    let messages = match &received {
+        Received::History { messages, .. } | Received::Batch { messages, .. } => unpacked(messages),
+        _ => Vec::new(),
+    };
+    let messages = &messages[..];
+    let event = match received {
+        Received::Connected { user, session, ping_s } => Event::Connected { user, session, ping_s },
+        Received::Joined { room, epoch, from, head, recovering, recovered } => {
+            Event::Joined { room, epoch, from, head, recovering, recovered }
+        }
+        Received::Left { room } => Event::Left { room },
+        Received::Acked { room, seq, id } => Event::Acked { room, seq, id },
+        Received::History { room, epoch, head, .. } => Event::History { room, epoch, head, messages },
+        Received::Batch { room, .. } => Event::Batch { room, messages },
+        Received::Gap { room, from, to } => Event::Gap { room, from, to },
+        Received::Error { code, message, retry_after_ms } => Event::Error { code, message, retry_after_ms },
+        Received::GoingAway { reason, reconnect_after_ms } => Event::GoingAway { reason, reconnect_after_ms },
+        Received::Pong => Event::Pong,
+    };
+    check(tag, event);
+}
+
+fn read_request(payload: &[u8]) -> Result<Vec<Request<'_>>, Malformed> {
+    let mut requests = Vec::new();
+    decode(&Incoming::Binary(payload), &mut |request| requests.push(request)).map(|()| requests)
+}
+
+#[test]
+fn every_command_arrives_as_it_was_sent_and_borrows_from_the_frame() {
+    for (tag, command) in (u32::MAX - 100..).zip(commands()) {
+        let request = Request { tag, command };
+        let mut payload = Vec::new();
+        encode_request(&request, &mut payload);
+        assert_eq!(read_request(&payload).unwrap(), [request]);
+    }
+    let mut payload = Vec::new();
+    encode_request(&Request { tag: 1, command: Command::Leave { room: "lobby".into() } }, &mut payload);
+    let requests = read_request(&payload).unwrap();
+    assert!(matches!(&requests[0].command, Command::Leave { room: Cow::Borrowed("lobby") }));
+}
+
+#[test]
+fn every_event_arrives_as_it_was_sent_and_always_in_the_same_bytes() {
+    for event in events().into_iter().filter(|event| *event != Event::Ping) {
+        let payload = encoded(77, &event);
+        assert_eq!(payload, encoded(77, &event));
+        read_back(&payload, |tag, read| assert_eq!((tag, read), (77, event)));
+    }
+}
+
+#[test]
+fn a_ping_is_a_websocket_ping() {
+    let mut out = Vec::new();
+    encode(0, &Event::Ping, &mut out);
+    assert_eq!(out, [0x89, 0]);
+}
+
+#[test]
+fn a_frame_tells_its_seqs_without_being_unpacked() {
+    let event = events().into_iter().find(|event| matches!(event, Event::Batch { .. })).unwrap();
+    let payload = encoded(0, &event);
+    let (_, Received::Batch { messages, .. }) = decode_event(&payload).unwrap() else { panic!("not a batch") };
+    assert_eq!((messages.first_seq, messages.count), (41, 3));
+}
+
+#[test]
+#[should_panic(expected = "no holes")]
+fn a_batch_with_a_hole_is_never_sent() {
+    let mut messages = crate::dialect::samples::MESSAGES.to_vec();
+    messages.remove(1);
+    encoded(0, &Event::Batch { room: "lobby", messages: &messages });
+}
+
+#[test]
+fn a_text_message_is_refused() {
+    let refused = decode(&Incoming::Text("{}"), &mut |_| panic!("no command"));
+    assert!(refused.unwrap_err().0.contains("binary"));
+}
+
+#[test]
+fn only_an_offer_without_ours_is_refused() {
+    let offer = |names: &[&str]| choose_subprotocol(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+    assert_eq!(offer(&[]), Ok(None));
+    assert_eq!(offer(&["mqtt", "relay.native.v1"]), Ok(Some("relay.native.v1")));
+    assert!(offer(&["relay.native.v9"]).unwrap_err().0.contains("relay.native.v1"));
+}
+
+#[test]
+fn packed_messages_that_lie_are_malformed() {
+    let whole = packed::pack(crate::dialect::samples::MESSAGES);
+    let error = |first_seq, count, bytes: &[u8]| {
+        let read: Result<Vec<_>, _> = Packed { first_seq, count, bytes }.iter().collect();
+        read.unwrap_err().0
+    };
+    assert!(error(41, 2, &whole).contains("follow the last message"));
+    assert!(error(41, 4, &whole).contains("cut off"));
+    assert!(error(u64::MAX, 3, &whole).contains("past the last"));
+    assert!(error(1, 1, &[0x80]).contains("unknown flag"));
+    assert!(error(1, 1, &[0x03, 0, 0, 0]).contains("content type"));
+    assert!(error(1, 1, &[0x0c]).contains("way to write an id"));
+    assert!(error(1, 1, &[0x04, 0, 0xff, 0x7f]).contains("id out of range"));
+    assert!(error(1, 1, &[0x20, 1, 3]).contains("before the start"));
+    assert!(error(1, 1, &[0x00, 1, 1, 0xff, 0]).contains("UTF-8"));
+    assert!(error(1, 1, &[&[0x00][..], &[0xff; 9], &[2]].concat()).contains("64 bits"));
+    for end in 0..whole.len() {
+        assert!(error(41, 3, &whole[..end]).contains("cut off"), "first {end} bytes");
+    }
+}
+
+#[test]
+fn a_line_costs_at_most_twelve_bytes_with_a_name_of_eight() {
+    let lines = ["ㅋㅋㅋㅋ", "let's go!!", "PogChamp that was insane", "진짜 대박이다 오늘 경기", "lol", "gg wp 다음 판 가자"];
+    let names: Vec<String> = (0..1_167).map(|user| format!("user{user:04}")).collect();
+    let packed_in = |lines_a_frame: usize| {
+        let message = |(index, user): (usize, _)| {
+            // Of three lines, one meets another room's line in its millisecond.
+            let ms = 50_000_000_000 + index as u64 * 1_000 / 1_167;
+            let id = (ms << 22) | (1 << 9) | u64::from(index % 3 == 0);
+            let body = lines[index % lines.len()].as_bytes();
+            Message { seq: 1 + index as u64, id, time_ms: ms + EPOCH_MS, user, content: Content::Text, body }
+        };
+        let messages: Vec<_> = names.iter().map(|name| &**name).enumerate().map(message).collect();
+        let text: usize = messages.iter().map(|message| message.body.len()).sum();
+        let frames = messages.chunks(lines_a_frame).map(|messages| encoded(0, &Event::Batch { room: "giant", messages }));
+        frames.map(|frame| frame.len()).sum::<usize>() - text
+    };
+    let (one, ten) = (packed_in(1_167), packed_in(117));
+    assert!(one <= 12 * 1_167, "{one} bytes around 1,167 lines in one frame");
+    assert!(ten <= 12 * 1_167 + 10 * 80, "{ten} bytes around 1,167 lines in ten frames");
+}
+
+/// The hex digits of the README's code block that starts with this line, comments left out.
+fn readme_hex(first_line: &str) -> Vec<u8> {
+    let block = README.split("```").find(|block| block.contains(first_line)).expect("the README has the block");
+    let digits = block.lines().skip(2).filter_map(|line| line.split("  ").next());
+    let digits = digits.flat_map(str::split_whitespace);
+    digits.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+#[test]
+fn the_examples_of_the_readme_are_what_is_sent() {
+    let mut publish = Vec::new();
+    let command = Command::Publish {
+        room: "lobby".into(),
+        content: Content::Text,
+        body: b"hi".as_slice().into(),
+        key: Some("k1".into()),
+    };
+    encode_request(&Request { tag: 7, command }, &mut publish);
+    assert_eq!(hex(&readme_hex("Up: publish")), hex(&publish));
+    let batch = Event::Batch { room: "lobby", messages: crate::dialect::samples::MESSAGES };
+    assert_eq!(hex(&readme_hex("Down: batch")), hex(&encoded(0, &batch)));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x} ")).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_command_round_trips(tag: u32, command in any_command()) {
+        let request = Request { tag, command };
+        let mut payload = Vec::new();
+        encode_request(&request, &mut payload);
+        prop_assert_eq!(read_request(&payload).unwrap(), [request]);
+    }
+
+    #[test]
+    fn any_messages_round_trip(tag: u32, room: String, messages in any_messages()) {
+        for event in [
+            Event::Batch { room: &room, messages: &messages },
+            Event::History { room: &room, epoch: 1, head: u64::MAX, messages: &messages },
+        ] {
+            read_back(&encoded(tag, &event), |read_tag, read| assert_eq!((read_tag, read), (tag, event)));
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_never_a_panic(bytes in vec(any::<u8>(), 0..200), first_seq: u64, count: u32) {
+        let _ = read_request(&bytes);
+        let _ = decode_event(&bytes);
+        let packed = Packed { first_seq, count, bytes: &bytes };
+        prop_assert!(packed.iter().take(300).count() < 202);
+    }
+
+    #[test]
+    fn a_damaged_frame_is_never_a_panic(messages in any_messages(), at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
+        let mut payload = encoded(3, &Event::Batch { room: "lobby", messages: &messages });
+        *at.get_mut(&mut payload) = to;
+        let from = if to % 4 == 0 { cut.index(payload.len()) } else { 0 };
+        if let Ok((_, Received::Batch { messages, .. })) = decode_event(&payload[from..]) {
+            prop_assert!(messages.iter().take(10_000).count() < 10_000);
+        }
+    }
+}
