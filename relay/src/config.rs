@@ -1,0 +1,173 @@
+//! Every limit of the relay: its name, unit, default and flag, in this one place.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// What was typed for `relay serve`. [`ServeArgs::config`] turns it into what is valid.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Address and port to accept WebSocket connections on; port 0 takes a free one and prints it
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Directory of the embedded store; made if it does not exist
+    #[arg(long, default_value = "relay-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Keep messages in memory only: nothing survives a restart (for trying things out)
+    #[arg(long, conflicts_with = "data")]
+    pub memory: bool,
+    /// Start even though the log of a room is shorter than what was acked; such a log goes on under a new epoch
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// Shards, each a thread pinned to a core of its own [default: the cores of this machine]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
+    /// Number of this node in the deployment, part of every message id (0 to 63)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub node: u16,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// What a client, a room or the relay may use at most.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Open connections; a further one is answered 503. More than a ring can hold adds rings to each shard
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub max_connections: usize,
+    /// Rooms in memory at once; a further one is answered `busy`
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub max_rooms: usize,
+    /// Rooms one connection may be a member of
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub rooms_per_session_max: usize,
+    /// Length of a room's or a user's name, bytes
+    #[arg(long, default_value_t = 255, value_name = "BYTES")]
+    pub name_bytes_max: usize,
+    /// Size of a message's body, bytes
+    #[arg(long, default_value_t = 8 * 1024, value_name = "BYTES")]
+    pub body_bytes_max: usize,
+    /// Size of one WebSocket message from a client, bytes; a larger one closes the connection with 1009
+    #[arg(long, default_value_t = 64 * 1024, value_name = "BYTES")]
+    pub frame_bytes_max: usize,
+    /// Publishes one connection may make per second; twice as many at once
+    #[arg(long, default_value_t = 20, value_name = "PER_S")]
+    pub session_publish_rate: u32,
+    /// Publishes one user may make in one room per second, over all connections; twice as many at once
+    #[arg(long, default_value_t = 10, value_name = "PER_S")]
+    pub user_publish_rate: u32,
+    /// Publishes of a room that may wait for storage; past that they are answered `busy`
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub pending_publishes_max: usize,
+    /// How long a publish may wait for storage before it is answered `busy` or `unknown`, milliseconds
+    #[arg(long, default_value_t = 10_000, value_name = "MS")]
+    pub publish_timeout_ms: u64,
+    /// Messages one history command or `recent` may ask for
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub history_messages_max: u32,
+    /// Messages a returning member can be behind and still recover; past that the reply says `recovered: false`
+    #[arg(long, default_value_t = 5000, value_name = "N")]
+    pub recovery_messages_max: u64,
+    /// Newest messages of a room kept in memory
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub tail_messages_max: usize,
+    /// Frames of a room kept for its slower members on each core, bytes per dialect
+    #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
+    pub feed_bytes_max: usize,
+    /// Replies, history and backlog that may wait for one connection, bytes; past that it is closed as a slow consumer
+    #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
+    pub replies_bytes_max: usize,
+    /// Kernel send buffer of a connection, bytes
+    #[arg(long, default_value_t = 64 * 1024, value_name = "BYTES")]
+    pub send_buffer_bytes: usize,
+    /// Messages to another shard that may wait; past that its members' commands are answered `busy`
+    #[arg(long, default_value_t = 65_536, value_name = "N")]
+    pub lane_messages_max: usize,
+    /// How long the opening handshake may take, milliseconds
+    #[arg(long, default_value_t = 10_000, value_name = "MS")]
+    pub handshake_timeout_ms: u64,
+    /// A silent client is pinged this often, milliseconds
+    #[arg(long, default_value_t = 25_000, value_name = "MS")]
+    pub ping_interval_ms: u64,
+    /// A client that was silent this long, pings unanswered, is closed, milliseconds
+    #[arg(long, default_value_t = 70_000, value_name = "MS")]
+    pub idle_timeout_ms: u64,
+    /// A connection that takes nothing of what waits for it this long is closed, milliseconds
+    #[arg(long, default_value_t = 60_000, value_name = "MS")]
+    pub slow_consumer_timeout_ms: u64,
+    /// How long stopping may take before it is enforced, milliseconds
+    #[arg(long, default_value_t = 10_000, value_name = "MS")]
+    pub shutdown_timeout_ms: u64,
+    /// Clients are told to come back after a random time up to this, milliseconds
+    #[arg(long, default_value_t = 5_000, value_name = "MS")]
+    pub reconnect_spread_ms: u32,
+}
+
+/// A limit that contradicts another one: one line that names the flags.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl Limits {
+    /// The defaults, as clap gives them.
+    pub fn defaults() -> Self {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            limits: Limits,
+        }
+        <Only as clap::Parser>::parse_from(["limits"]).limits
+    }
+
+    /// Checks the relations between limits.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let at_least = |flag: &str, value: u64, least: u64| {
+            (value >= least)
+                .then_some(())
+                .ok_or_else(|| Invalid(format!("--{flag} is {value}, but must be at least {least}")))
+        };
+        at_least("max-connections", self.max_connections as u64, 1)?;
+        at_least("max-rooms", self.max_rooms as u64, 1)?;
+        at_least("rooms-per-session-max", self.rooms_per_session_max as u64, 1)?;
+        at_least("session-publish-rate", u64::from(self.session_publish_rate), 1)?;
+        at_least("user-publish-rate", u64::from(self.user_publish_rate), 1)?;
+        at_least("pending-publishes-max", self.pending_publishes_max as u64, 1)?;
+        at_least("tail-messages-max", self.tail_messages_max as u64, 1)?;
+        at_least("lane-messages-max", self.lane_messages_max as u64, 16)?;
+        at_least("send-buffer-bytes", self.send_buffer_bytes as u64, 4096)?;
+        at_least("name-bytes-max", self.name_bytes_max as u64, 1)?;
+        at_least("ping-interval-ms", self.ping_interval_ms, 1000)?;
+        let names = 2 * self.name_bytes_max + 1024;
+        if self.frame_bytes_max < self.body_bytes_max + names {
+            return Err(Invalid(format!(
+                "--frame-bytes-max is {}, but a body of --body-bytes-max {} with its names needs {}",
+                self.frame_bytes_max,
+                self.body_bytes_max,
+                self.body_bytes_max + names
+            )));
+        }
+        if self.idle_timeout_ms < 2 * self.ping_interval_ms {
+            return Err(Invalid(format!(
+                "--idle-timeout-ms is {}, but must be at least twice --ping-interval-ms ({})",
+                self.idle_timeout_ms, self.ping_interval_ms
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_contradiction_names_its_flags() {
+        let mut limits = Limits::defaults();
+        assert!(limits.check().is_ok());
+        limits.idle_timeout_ms = limits.ping_interval_ms;
+        let message = limits.check().unwrap_err().to_string();
+        assert!(message.contains("--idle-timeout-ms") && message.contains("--ping-interval-ms"), "{message}");
+    }
+}

@@ -1,0 +1,84 @@
+//! Names of things across cores: sessions, owners, principals.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A connection anywhere in this process: `shard:8 | ring:8 | slot:16 | generation:32`. It finds its way without a
+/// table, and an old one never reaches a slot that was taken again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+impl SessionId {
+    pub fn new(shard: usize, ring: usize, slot: u16, generation: u32) -> Self {
+        assert!(shard < 256 && ring < 256, "shard {shard} or ring {ring} does not fit a session id");
+        Self(((shard as u64) << 56) | ((ring as u64) << 48) | (u64::from(slot) << 32) | u64::from(generation))
+    }
+    pub fn shard(self) -> usize {
+        (self.0 >> 56) as usize
+    }
+    pub fn ring(self) -> usize {
+        (self.0 >> 48) as usize & 0xff
+    }
+    pub fn slot(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+    pub fn generation(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session {}.{}.{}.{}", self.shard(), self.ring(), self.slot(), self.generation())
+    }
+}
+
+/// Slots that room names hash to; the unit that moves between owners. Never changes.
+pub const ROOM_SLOTS: u32 = 4096;
+
+/// The slot of a room: CRC-32 (IEEE) of its name, so that it is the same in every version, process and language.
+pub fn room_slot(room: &str) -> u32 {
+    crc32fast::hash(room.as_bytes()) % ROOM_SLOTS
+}
+
+/// The shard that owns a room.
+pub fn owner_of(room: &str, shards: usize) -> usize {
+    room_slot(room) as usize * shards / ROOM_SLOTS as usize
+}
+
+/// Who does something. It travels with every command; the room's owner decides what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    pub user: Arc<str>,
+    pub rights: Rights,
+}
+
+/// What a principal may do. Until there is authentication, everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    pub read: bool,
+    pub publish: bool,
+}
+
+impl Rights {
+    pub const ALL: Self = Self { read: true, publish: true };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_keeps_its_parts() {
+        let id = SessionId::new(201, 7, 19_999, u32::MAX);
+        assert_eq!((id.shard(), id.ring(), id.slot(), id.generation()), (201, 7, 19_999, u32::MAX));
+    }
+
+    #[test]
+    fn a_rooms_slot_is_pinned_and_its_owner_exists() {
+        assert_eq!(room_slot("lobby"), 3225, "the slot of a name may never change");
+        for shards in [1, 2, 3, 64] {
+            assert!((0..2000).all(|n| owner_of(&format!("room-{n}"), shards) < shards));
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What cores tell each other: plain data, fire and forget, over bounded lanes. No core ever waits for another.
+//!
+//! A lane is one direction between two shards, in order. The run loop moves an outbox's batches into it; what does
+//! not fit stays in the outbox, whose length is what "full" means below.
+
+use std::sync::Arc;
+
+use protocol::{Content, ErrorCode, Page, Start};
+use storage::Record;
+
+use crate::ids::Principal;
+use crate::room::Waiter;
+
+/// One message between cores. `waiter` names the connection and its command.
+#[derive(Debug)]
+pub enum Mesh {
+    /// To the owner. Lane full: the client hears `busy`.
+    Join { waiter: Waiter, room: Arc<str>, principal: Principal, start: Start },
+    /// To the owner; one fewer member on the sender's core. Lane full: waits in the outbox (there are no more of them
+    /// than members).
+    Leave { room: Arc<str>, shard: usize },
+    /// To the owner. Lane full: the client hears `busy`, no seq was given.
+    Publish {
+        waiter: Waiter,
+        room: Arc<str>,
+        principal: Principal,
+        content: Content,
+        body: Box<[u8]>,
+        key: Option<u128>,
+    },
+    /// To the owner. Lane full: the client hears `busy`.
+    History { waiter: Waiter, room: Arc<str>, principal: Principal, page: Page, limit: u32 },
+    /// From the owner: the join's outcome. Every later [`Mesh::Deliver`] of this lane continues at `head + 1`.
+    /// Lane full: waits in the outbox (as all replies: there are no more than admitted commands).
+    Joined {
+        waiter: Waiter,
+        room: Arc<str>,
+        epoch: u64,
+        from: u64,
+        head: u64,
+        recovering: bool,
+        recovered: bool,
+        /// The messages `from + 1 ..= head`.
+        backlog: Vec<Arc<Record>>,
+    },
+    /// From the owner: messages that became visible, for all members on this core. Lane full: not sent, and made
+    /// again from the owner's tail at a later turn.
+    Deliver { room: Arc<str>, records: Arc<[Arc<Record>]> },
+    /// From the owner: stored.
+    Acked { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
+    /// From the owner: a page of history, ascending.
+    Page { waiter: Waiter, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>> },
+    /// From the owner: a command was refused. A refused join names its room, so that the member is forgotten.
+    Refused { waiter: Waiter, code: ErrorCode, retry_after_ms: u32, join: Option<Arc<str>> },
+}

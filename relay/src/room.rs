@@ -1,0 +1,421 @@
+//! A room as its owner sees it: the end of the log, what waits for storage, and what was cut for its members.
+//!
+//! Lives on the owner's core, does no I/O. Publishes become *pending*; one append at a time turns pending ones into
+//! records with seq and id; what is stored is *durable* and acked; cutting makes it *visible*.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use protocol::Content;
+use protocol::snowflake::Snowflake;
+use storage::{Append, Kind, LogState, Record};
+
+use crate::dedupe::Dedupe;
+use crate::ids::SessionId;
+use crate::mesh::Mesh;
+
+/// Who waits for the outcome of a publish: the connection and its own number for the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiter {
+    pub session: SessionId,
+    pub tag: u32,
+}
+
+/// A message that has no seq yet.
+#[derive(Debug)]
+pub struct Publish {
+    pub user: Arc<str>,
+    pub content: Content,
+    pub body: Box<[u8]>,
+    pub key: Option<u128>,
+    pub waiter: Waiter,
+}
+
+/// What becomes of a publish at once.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Waits for storage; the ack follows.
+    Pending,
+    /// The key is stored already, under this seq and id.
+    Repeat { seq: u64, id: u64 },
+    /// Nothing was given or stored: the room has too many pending ones.
+    Busy,
+    /// This user publishes too fast here; try again after so many milliseconds.
+    RateLimited { retry_after_ms: u32 },
+}
+
+#[derive(Debug)]
+struct Pending {
+    publish: Publish,
+    since_us: u64,
+    /// Waiters that repeated the key while it waits.
+    repeats: Vec<Waiter>,
+}
+
+/// An append on its way to storage: its records and who waits for each.
+#[derive(Debug)]
+struct Flight {
+    /// How many messages the room had taken before the first of these.
+    first: u64,
+    records: Vec<Arc<Record>>,
+    waiters: Vec<Vec<Waiter>>,
+    since_us: u64,
+    /// The waiters were told that the outcome is unknown.
+    overdue: bool,
+}
+
+/// What a core that has members of the room was sent.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct CoreState {
+    pub members: u32,
+    /// Last seq forwarded to it; meaningful while it has members.
+    pub forwarded: u64,
+}
+
+/// Publishes per second and how many at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    pub per_s: u32,
+    pub burst: u32,
+}
+
+/// Tokens of one publisher, refilled with time: the classic token bucket, in thousandths of a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    milli: u32,
+    at_ms: u32,
+}
+
+impl Bucket {
+    pub fn full(rate: Rate, now_us: u64) -> Self {
+        Self { milli: rate.burst * 1000, at_ms: (now_us / 1000) as u32 }
+    }
+
+    /// Takes one token, or says in how many milliseconds there will be one.
+    pub fn take(&mut self, rate: Rate, now_us: u64) -> Result<(), u32> {
+        let now_ms = (now_us / 1000) as u32;
+        let gained = u64::from(now_ms.wrapping_sub(self.at_ms)) * u64::from(rate.per_s);
+        self.milli = (u64::from(self.milli) + gained).min(u64::from(rate.burst) * 1000) as u32;
+        self.at_ms = now_ms;
+        if self.milli >= 1000 {
+            self.milli -= 1000;
+            return Ok(());
+        }
+        Err((1000 - self.milli).div_ceil(rate.per_s.max(1)))
+    }
+
+    fn is_full(self, rate: Rate, now_us: u64) -> bool {
+        let mut later = self;
+        later.take(rate, now_us).is_ok() && later.milli + 1000 >= rate.burst * 1000
+    }
+}
+
+/// One room's log, at its owner.
+#[derive(Debug)]
+pub struct Room {
+    pub name: Arc<str>,
+    pub epoch: u64,
+    /// Last seq and id that are durable.
+    pub durable: u64,
+    last_id: u64,
+    /// Last seq that members may see.
+    pub cut: u64,
+    /// When the oldest durable message that is not cut became durable.
+    pub uncut_since_us: u64,
+    pending: VecDeque<Pending>,
+    /// Keys of pending and flying messages: how many messages were taken when theirs was.
+    pending_keys: HashMap<u128, u64>,
+    taken: u64,
+    flight: Option<Flight>,
+    /// The newest durable records, dense, the last one being `durable`.
+    tail: VecDeque<Arc<Record>>,
+    dedupe: Dedupe,
+    pub cores: Vec<CoreState>,
+    /// Reads of storage that are under way, `(first, last)`, and the commands that wait for them: identical ones are
+    /// done once.
+    pub reads: HashMap<(u64, u64), Vec<Mesh>>,
+    buckets: HashMap<Arc<str>, Bucket>,
+    /// Messages cut since the rate was last looked at, and that rate in messages per 1,024 seconds.
+    pub recent_cut: u32,
+    pub rate_per_1024s: u64,
+    pub used_us: u64,
+}
+
+impl Room {
+    /// A room as storage knows it, with its newest records (ascending, dense, up to the log's end).
+    pub fn load(name: Arc<str>, state: LogState, recent: Vec<Arc<Record>>, shards: usize, tail_max: usize) -> Self {
+        let mut dedupe = Dedupe::default();
+        for record in &recent {
+            if let Some(key) = record.key {
+                dedupe.insert(key, record.seq, record.id, record.time_ms);
+            }
+        }
+        let skip = recent.len().saturating_sub(tail_max);
+        Self {
+            name,
+            epoch: state.epoch,
+            durable: state.last_seq,
+            last_id: state.last_id,
+            cut: state.last_seq,
+            uncut_since_us: 0,
+            pending: VecDeque::new(),
+            pending_keys: HashMap::default(),
+            taken: 0,
+            flight: None,
+            tail: recent.into_iter().skip(skip).collect(),
+            dedupe,
+            cores: vec![CoreState::default(); shards],
+            reads: HashMap::default(),
+            buckets: HashMap::default(),
+            recent_cut: 0,
+            rate_per_1024s: 0,
+            used_us: 0,
+        }
+    }
+
+    /// Takes a publish, or says at once what becomes of it.
+    pub fn publish(&mut self, publish: Publish, rate: Rate, pending_max: usize, now_us: u64) -> Verdict {
+        if let Some(key) = publish.key {
+            if let Some((seq, id)) = self.dedupe.get(key) {
+                return Verdict::Repeat { seq, id };
+            }
+            if let Some(&number) = self.pending_keys.get(&key) {
+                self.wait_for(number, publish.waiter);
+                return Verdict::Pending;
+            }
+        }
+        if self.pending.len() >= pending_max {
+            return Verdict::Busy;
+        }
+        let bucket = self.buckets.entry(publish.user.clone()).or_insert_with(|| Bucket::full(rate, now_us));
+        if let Err(retry_after_ms) = bucket.take(rate, now_us) {
+            return Verdict::RateLimited { retry_after_ms };
+        }
+        if let Some(key) = publish.key {
+            self.pending_keys.insert(key, self.taken);
+        }
+        self.taken += 1;
+        self.pending.push_back(Pending { publish, since_us: now_us, repeats: Vec::new() });
+        Verdict::Pending
+    }
+
+    /// Adds a waiter to the message that was taken as number `number`, pending or flying.
+    fn wait_for(&mut self, number: u64, waiter: Waiter) {
+        let first_pending = self.taken - self.pending.len() as u64;
+        if number >= first_pending {
+            self.pending[(number - first_pending) as usize].repeats.push(waiter);
+        } else if let Some(flight) = &mut self.flight {
+            flight.waiters[(number - flight.first) as usize].push(waiter);
+        }
+    }
+
+    /// Gives seqs and ids to what is pending, at most `records_max`, and the append to send to storage. None while one
+    /// is on its way or nothing is pending.
+    pub fn form_append(&mut self, ids: &mut Snowflake, now: (u64, u64), records_max: usize) -> Option<Append> {
+        if self.flight.is_some() || self.pending.is_empty() {
+            return None;
+        }
+        let (now_us, wall_ms) = now;
+        let count = self.pending.len().min(records_max);
+        let first = self.taken - self.pending.len() as u64;
+        let (mut records, mut waiters) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut last_id = self.last_id;
+        for (n, pending) in self.pending.drain(..count).enumerate() {
+            last_id = ids.next(wall_ms, last_id);
+            let Publish { user, content, body, key, waiter } = pending.publish;
+            records.push(Arc::new(Record {
+                kind: Kind::Message,
+                seq: self.durable + 1 + n as u64,
+                id: last_id,
+                time_ms: wall_ms,
+                sender: Box::from(&*user),
+                content,
+                body,
+                key,
+            }));
+            let mut all = pending.repeats;
+            all.insert(0, waiter);
+            waiters.push(all);
+        }
+        self.flight = Some(Flight { first, records: records.clone(), waiters, since_us: now_us, overdue: false });
+        Some(Append { room: self.name.clone(), epoch: self.epoch, records })
+    }
+
+    /// The append on its way is durable. Calls `ack` for everybody who waits for one of its messages.
+    pub fn stored(&mut self, now_us: u64, tail_max: usize, mut ack: impl FnMut(Waiter, u64, u64)) {
+        let Some(flight) = self.flight.take() else { return };
+        if self.durable == self.cut {
+            self.uncut_since_us = now_us;
+        }
+        for (record, waiters) in flight.records.into_iter().zip(flight.waiters) {
+            self.durable = record.seq;
+            self.last_id = record.id;
+            if let Some(key) = record.key {
+                self.pending_keys.remove(&key);
+                self.dedupe.insert(key, record.seq, record.id, record.time_ms);
+            }
+            for waiter in waiters {
+                ack(waiter, record.seq, record.id);
+            }
+            self.tail.push_back(record);
+        }
+        // What is not cut yet must stay: the frames for the members are made from the tail.
+        while self.tail.len() > tail_max && self.tail.front().is_some_and(|r| r.seq <= self.cut) {
+            self.tail.pop_front();
+        }
+    }
+
+    /// Tells those who have waited longer than `timeout_us`: `pending` ones got no seq (busy, dropped), `flying` ones may
+    /// be stored (unknown).
+    pub fn give_up(&mut self, now_us: u64, timeout_us: u64, mut tell: impl FnMut(Waiter, bool)) {
+        while self.pending.front().is_some_and(|p| p.since_us + timeout_us <= now_us) {
+            let Some(pending) = self.pending.pop_front() else { break };
+            if let Some(key) = pending.publish.key {
+                self.pending_keys.remove(&key);
+            }
+            tell(pending.publish.waiter, false);
+            pending.repeats.into_iter().for_each(|waiter| tell(waiter, false));
+        }
+        if let Some(flight) = &mut self.flight
+            && flight.since_us + timeout_us <= now_us
+            && !flight.overdue
+        {
+            flight.overdue = true;
+            flight.waiters.iter_mut().flat_map(|w| w.drain(..)).for_each(|waiter| tell(waiter, true));
+        }
+    }
+
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+    pub fn is_flying(&self) -> bool {
+        self.flight.is_some()
+    }
+    pub fn members(&self) -> u32 {
+        self.cores.iter().map(|core| core.members).sum()
+    }
+    /// Members on the core that has most of them: what a visit to all of them costs somewhere.
+    pub fn members_on_one_core(&self) -> u32 {
+        self.cores.iter().map(|core| core.members).max().unwrap_or(0)
+    }
+    /// First seq in memory, `durable + 1` when there is none.
+    pub fn tail_first(&self) -> u64 {
+        self.tail.front().map_or(self.durable + 1, |record| record.seq)
+    }
+
+    /// The records `first..=last`, all of which must be in the tail.
+    pub fn tail(&self, first: u64, last: u64) -> Vec<Arc<Record>> {
+        if first > last {
+            return Vec::new();
+        }
+        let start = (first - self.tail_first()) as usize;
+        self.tail.range(start..=start + (last - first) as usize).cloned().collect()
+    }
+
+    /// Frees what an idle room does not need: the buckets of users that may publish at full rate again.
+    pub fn tidy(&mut self, rate: Rate, now_us: u64) {
+        self.buckets.retain(|_, bucket| !bucket.is_full(rate, now_us));
+    }
+
+    /// Nobody is in it and nothing waits: it can be loaded again when somebody comes.
+    pub fn is_idle(&self) -> bool {
+        self.members() == 0
+            && self.pending.is_empty()
+            && self.flight.is_none()
+            && self.reads.is_empty()
+            && self.cut == self.durable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_s: 1000, burst: 1000 };
+
+    fn room() -> Room {
+        Room::load("r".into(), LogState { epoch: 7, last_seq: 0, last_id: 0 }, Vec::new(), 1, 4)
+    }
+
+    fn publish(user: &str, key: Option<u128>, tag: u32) -> Publish {
+        let waiter = Waiter { session: SessionId(1), tag };
+        Publish { user: user.into(), content: Content::Text, body: (*b"x").into(), key, waiter }
+    }
+
+    fn acked(room: &mut Room) -> Vec<(u32, u64)> {
+        let mut acks = Vec::new();
+        room.stored(0, 4, |waiter, seq, _| acks.push((waiter.tag, seq)));
+        acks
+    }
+
+    #[test]
+    fn one_append_flies_at_a_time_and_acks_come_in_order() {
+        let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+        assert_eq!(room.publish(publish("a", None, 1), RATE, 10, 0), Verdict::Pending);
+        let append = room.form_append(&mut ids, (0, 0), 10).unwrap();
+        assert_eq!((append.epoch, append.records.len(), append.records[0].seq), (7, 1, 1));
+        assert_eq!(room.publish(publish("b", None, 2), RATE, 10, 0), Verdict::Pending);
+        assert!(room.form_append(&mut ids, (0, 0), 10).is_none());
+        assert_eq!(acked(&mut room), [(1, 1)]);
+        assert_eq!(room.form_append(&mut ids, (0, 0), 10).unwrap().records[0].seq, 2);
+        assert_eq!(acked(&mut room), [(2, 2)]);
+    }
+
+    #[test]
+    fn a_repeated_key_waits_for_the_first_whether_pending_flying_or_stored() {
+        let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+        for tag in [1, 2] {
+            assert_eq!(room.publish(publish("a", Some(9), tag), RATE, 10, 0), Verdict::Pending);
+        }
+        assert_eq!(room.form_append(&mut ids, (0, 0), 10).unwrap().records.len(), 1);
+        assert_eq!(room.publish(publish("a", Some(8), 3), RATE, 10, 0), Verdict::Pending);
+        assert_eq!(room.publish(publish("a", Some(9), 4), RATE, 10, 0), Verdict::Pending);
+        assert_eq!(acked(&mut room), [(1, 1), (2, 1), (4, 1)]);
+        assert!(matches!(room.publish(publish("a", Some(9), 5), RATE, 10, 0), Verdict::Repeat { seq: 1, .. }));
+        room.form_append(&mut ids, (0, 0), 10).unwrap();
+        assert_eq!(acked(&mut room), [(3, 2)]);
+    }
+
+    #[test]
+    fn a_full_room_is_busy_and_a_fast_user_is_limited() {
+        let mut room = room();
+        assert_eq!(room.publish(publish("a", None, 1), RATE, 1, 0), Verdict::Pending);
+        assert_eq!(room.publish(publish("a", None, 2), RATE, 1, 0), Verdict::Busy);
+        let slow = Rate { per_s: 2, burst: 1 };
+        assert_eq!(room.publish(publish("b", None, 3), slow, 10, 0), Verdict::Pending);
+        assert_eq!(room.publish(publish("b", None, 4), slow, 10, 0), Verdict::RateLimited { retry_after_ms: 500 });
+        assert_eq!(room.publish(publish("b", None, 5), slow, 10, 500_000), Verdict::Pending);
+    }
+
+    #[test]
+    fn who_waits_too_long_hears_busy_before_a_seq_and_unknown_after() {
+        let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+        room.publish(publish("a", Some(1), 1), RATE, 10, 0);
+        room.form_append(&mut ids, (0, 0), 10).unwrap();
+        room.publish(publish("a", Some(2), 2), RATE, 10, 0);
+        let mut told = Vec::new();
+        room.give_up(10, 10, |waiter, unknown| told.push((waiter.tag, unknown)));
+        assert_eq!(told, [(2, false), (1, true)]);
+        assert_eq!(acked(&mut room), []);
+        assert!(matches!(room.publish(publish("a", Some(1), 3), RATE, 10, 0), Verdict::Repeat { seq: 1, .. }));
+        assert_eq!(room.publish(publish("a", Some(2), 4), RATE, 10, 0), Verdict::Pending);
+    }
+
+    #[test]
+    fn the_tail_keeps_what_is_not_cut() {
+        let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+        for tag in 0..10 {
+            room.publish(publish("a", None, tag), RATE, 100, 0);
+        }
+        room.form_append(&mut ids, (0, 0), 100).unwrap();
+        acked(&mut room);
+        assert_eq!((room.tail_first(), room.durable, room.cut), (1, 10, 0));
+        room.cut = 10;
+        room.publish(publish("a", None, 1), RATE, 100, 0);
+        room.form_append(&mut ids, (0, 0), 100).unwrap();
+        acked(&mut room);
+        assert_eq!(room.tail_first(), 8);
+        assert_eq!(room.tail(9, 11).iter().map(|r| r.seq).collect::<Vec<_>>(), [9, 10, 11]);
+    }
+}

@@ -1,0 +1,177 @@
+//! One connection: from bytes to commands, and what waits to be sent to it alone.
+//!
+//! Lives on its shard's core. Millions of them are idle, so a field here costs memory a million times.
+
+use std::sync::Arc;
+
+use protocol::frame::{Decoder, Role};
+use protocol::{Close, Dialect};
+use uring::Segment;
+
+use crate::feed::Cursor;
+use crate::ids::SessionId;
+use crate::room::Bucket;
+
+/// What the connection's bytes mean now.
+pub enum Phase {
+    /// HTTP until the request head is complete; the bytes so far.
+    Handshake(Vec<u8>),
+    /// WebSocket.
+    Open,
+    /// A close frame is queued or sent; only the peer's own close frame, its end or a timeout matters now.
+    Closing,
+}
+
+/// What its messages mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Dialect(Dialect),
+    /// Every message comes back as it is: for conformance suites.
+    Echo,
+}
+
+/// The one send that may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sending {
+    Nothing,
+    /// Private bytes: replies, or the rest of what was sent in part.
+    Private,
+    /// Bytes of a feed; `from` is the member's cursor before.
+    Feed { feed: u32, from: Cursor },
+    /// The kernel took no more; waiting until the socket is writable.
+    Blocked,
+}
+
+/// Membership in one room.
+#[derive(Debug, Clone, Copy)]
+pub struct Membership {
+    /// Index of the feed on this core.
+    pub feed: u32,
+    /// Index in the feed's list of members; `u32::MAX` while the join is under way.
+    pub at: u32,
+    pub cursor: Cursor,
+}
+
+impl Membership {
+    pub fn is_joined(&self) -> bool {
+        self.at != u32::MAX
+    }
+}
+
+/// One connection.
+pub struct Session {
+    pub id: SessionId,
+    pub phase: Phase,
+    pub speaks: Speaks,
+    pub sending: Sending,
+    /// In the shard's list of sessions to look at before the turn ends.
+    pub dirty: bool,
+    /// The socket is closed once everything queued is sent.
+    pub close_when_sent: bool,
+    /// Tenths of a second since the shard began: when it was last heard and pinged.
+    pub heard_ds: u32,
+    pub pinged_ds: u32,
+    /// Since when it has taken nothing of what waits for it; 0 while nothing waits.
+    pub blocked_ds: u32,
+    pub decoder: Decoder,
+    /// None until the connect command.
+    pub user: Option<Arc<str>>,
+    pub rooms: Vec<Membership>,
+    /// Whole frames for this connection alone, in front of feed visits.
+    pub replies: Vec<u8>,
+    /// The bytes in flight, and after a send that was taken in part the rest of them, which goes first.
+    pub rest: Option<Segment>,
+    pub bucket: Option<Bucket>,
+}
+
+impl Session {
+    pub fn new(id: SessionId, message_bytes_max: usize, now_ds: u32) -> Self {
+        Self {
+            id,
+            phase: Phase::Handshake(Vec::new()),
+            speaks: Speaks::Echo,
+            sending: Sending::Nothing,
+            dirty: false,
+            close_when_sent: false,
+            heard_ds: now_ds,
+            pinged_ds: now_ds,
+            blocked_ds: 0,
+            decoder: Decoder::new(Role::Server, message_bytes_max),
+            user: None,
+            rooms: Vec::new(),
+            replies: Vec::new(),
+            rest: None,
+            bucket: None,
+        }
+    }
+
+    /// Status code and reason for closing this connection.
+    pub fn close_reason(&self, why: Close) -> (u16, &'static str) {
+        match self.speaks {
+            Speaks::Dialect(dialect) => dialect.close(why),
+            Speaks::Echo => Dialect::Native.close(why),
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+}
+
+/// The sessions of one shard, by ring and slot.
+#[derive(Default)]
+pub struct Sessions {
+    rings: Vec<Vec<Option<Box<Session>>>>,
+    count: usize,
+}
+
+impl Sessions {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds a connection.
+    pub fn open(&mut self, session: Session) {
+        let (ring, slot) = (session.id.ring(), usize::from(session.id.slot()));
+        if self.rings.len() <= ring {
+            self.rings.resize_with(ring + 1, Vec::new);
+        }
+        let slots = &mut self.rings[ring];
+        if slots.len() <= slot {
+            slots.resize_with(slot + 1, || None);
+        }
+        assert!(slots[slot].is_none(), "a slot is closed before it is taken again");
+        slots[slot] = Some(Box::new(session));
+        self.count += 1;
+    }
+
+    pub fn get(&mut self, id: SessionId) -> Option<&mut Session> {
+        let session = self.rings.get_mut(id.ring())?.get_mut(usize::from(id.slot()))?.as_deref_mut()?;
+        (session.id == id).then_some(session)
+    }
+
+    /// Takes a session out while commands of it run; [`Sessions::put`] brings it back.
+    pub fn take(&mut self, id: SessionId) -> Option<Box<Session>> {
+        self.get(id)?;
+        self.rings[id.ring()][usize::from(id.slot())].take()
+    }
+    pub fn put(&mut self, session: Box<Session>) {
+        let (ring, slot) = (session.id.ring(), usize::from(session.id.slot()));
+        self.rings[ring][slot] = Some(session);
+    }
+
+    /// Removes a connection for good.
+    pub fn remove(&mut self, id: SessionId) -> Option<Box<Session>> {
+        let session = self.take(id)?;
+        self.count -= 1;
+        Some(session)
+    }
+
+    /// The sessions among the slots `part` of `parts` of every ring: a slice for housekeeping.
+    pub fn slice(&self, part: usize, parts: usize) -> impl Iterator<Item = &Session> {
+        self.rings.iter().flat_map(move |slots| slots.iter().skip(part).step_by(parts).flatten().map(|s| &**s))
+    }
+}

@@ -1,0 +1,283 @@
+//! From a connection's bytes to commands, and from commands to the shard that owns their room.
+
+use std::mem;
+use std::sync::Arc;
+
+use protocol::frame::{self, Decoder, Incoming, Opcode, Role};
+use protocol::handshake;
+use protocol::{Close, Command, Content, Dialect, ErrorCode, Event, Request, centrifuge};
+
+use super::Shard;
+use crate::dedupe::key_hash;
+use crate::ids::{Principal, Rights, SessionId, owner_of};
+use crate::mesh::Mesh;
+use crate::room::{Bucket, Rate, Waiter};
+use crate::session::{Phase, Session, Speaks};
+
+/// Where conformance suites find the echo.
+const ECHO_PATH: &str = "/echo";
+/// Size of a request head, bytes.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+impl Shard {
+    /// Bytes from a connection; they are unmasked in place.
+    pub fn on_bytes(&mut self, id: SessionId, bytes: &mut [u8]) {
+        let Some(mut session) = self.sessions.take(id) else { return };
+        session.heard_ds = self.now.ds();
+        if let Phase::Handshake(head) = &mut session.phase {
+            let mut head = mem::take(head);
+            head.extend_from_slice(bytes);
+            self.on_head(&mut session, head);
+        } else {
+            self.on_frames(&mut session, bytes);
+        }
+        self.mark(&mut session);
+        self.sessions.put(session);
+    }
+
+    /// The session has something to send: it is looked at before the turn ends.
+    pub(super) fn mark(&mut self, session: &mut Session) {
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(session.id);
+        }
+    }
+
+    fn on_head(&mut self, session: &mut Session, mut head: Vec<u8>) {
+        let (upgrade, used) = match handshake::read_request(&head, HEAD_BYTES_MAX) {
+            handshake::Request::Partial => {
+                session.phase = Phase::Handshake(head);
+                return;
+            }
+            handshake::Request::Refused { response } => return refuse(session, response),
+            handshake::Request::Upgrade { upgrade, used } => (upgrade, used),
+        };
+        let answer = |status, body: &str| {
+            let mut response = Vec::new();
+            handshake::refuse(status, body, None, &mut response);
+            response
+        };
+        let subprotocol = if self.setup.echo && upgrade.path == ECHO_PATH {
+            session.speaks = Speaks::Echo;
+            None
+        } else if let Some(dialect) = Dialect::of_path(&upgrade.path) {
+            session.speaks = Speaks::Dialect(dialect);
+            match dialect.choose_subprotocol(&upgrade.subprotocols) {
+                Ok(subprotocol) => subprotocol,
+                Err(malformed) => return refuse(session, answer(400, &malformed.0)),
+            }
+        } else {
+            let body = format!("No WebSocket here. Use {} or {}.\n", protocol::native::PATH, centrifuge::PATH);
+            return refuse(session, answer(404, &body));
+        };
+        handshake::accept(&upgrade, subprotocol, &mut session.replies);
+        session.phase = Phase::Open;
+        self.on_frames(session, &mut head[used..]);
+    }
+
+    fn on_frames(&mut self, session: &mut Session, bytes: &mut [u8]) {
+        let max = self.setup.limits.frame_bytes_max;
+        let mut decoder = mem::replace(&mut session.decoder, Decoder::new(Role::Server, max));
+        let mut at = 0;
+        while at < bytes.len() && !session.close_when_sent {
+            match decoder.next(&mut bytes[at..]) {
+                Ok((used, incoming)) => {
+                    if let Some(incoming) = incoming {
+                        self.on_incoming(session, &incoming);
+                    }
+                    at += used;
+                }
+                Err(error) => {
+                    if session.is_open() {
+                        frame::write_close(error.close_code(), &error.to_string(), &mut session.replies);
+                        self.leave_all(session);
+                    }
+                    session.phase = Phase::Closing;
+                    session.close_when_sent = true;
+                }
+            }
+        }
+        session.decoder = decoder;
+    }
+
+    fn on_incoming(&mut self, session: &mut Session, incoming: &Incoming<'_>) {
+        if let Incoming::Close { code, .. } = incoming {
+            if session.is_open() {
+                match code {
+                    Some(code) => frame::write_close(*code, "", &mut session.replies),
+                    None => frame::write(Opcode::Close, b"", &mut session.replies),
+                }
+                self.leave_all(session);
+            }
+            session.phase = Phase::Closing;
+            session.close_when_sent = true;
+            return;
+        }
+        if !session.is_open() {
+            return;
+        }
+        match (incoming, session.speaks) {
+            (Incoming::Ping(payload), _) => frame::write(Opcode::Pong, payload, &mut session.replies),
+            (Incoming::Text(text), Speaks::Echo) => frame::write(Opcode::Text, text.as_bytes(), &mut session.replies),
+            (Incoming::Binary(bytes), Speaks::Echo) => frame::write(Opcode::Binary, bytes, &mut session.replies),
+            (Incoming::Text(_) | Incoming::Binary(_), Speaks::Dialect(dialect)) => {
+                let decoded = dialect.decode(incoming, &mut |request| self.on_request(session, dialect, request));
+                if let Err(malformed) = decoded {
+                    let error = Event::Error { code: ErrorCode::BadRequest, message: &malformed.0, retry_after_ms: 0 };
+                    dialect.encode(0, &error, &mut session.replies);
+                    self.close(session, Close::BadRequest);
+                }
+            }
+            (Incoming::Pong(_) | Incoming::Close { .. }, _) => {}
+        }
+    }
+
+    /// Queues the close frame and leaves all rooms; the socket is closed when the peer answers, or soon after.
+    pub(super) fn close(&mut self, session: &mut Session, why: Close) {
+        if !session.is_open() {
+            return;
+        }
+        let (code, reason) = session.close_reason(why);
+        frame::write_close(code, reason, &mut session.replies);
+        self.leave_all(session);
+        session.phase = Phase::Closing;
+        session.heard_ds = self.now.ds();
+        self.mark(session);
+    }
+
+    fn on_request(&mut self, session: &mut Session, dialect: Dialect, request: Request<'_>) {
+        if !session.is_open() {
+            return;
+        }
+        if let Err((code, message, retry_after_ms)) = self.run(session, dialect, &request) {
+            self.stats.refused += 1;
+            if request.tag != 0 {
+                dialect.encode(request.tag, &Event::Error { code, message, retry_after_ms }, &mut session.replies);
+            }
+        }
+    }
+
+    /// Runs a command as far as this shard can: the rest is the room's owner's.
+    fn run(&mut self, session: &mut Session, dialect: Dialect, request: &Request<'_>) -> Result<(), Refusal> {
+        let waiter = Waiter { session: session.id, tag: request.tag };
+        match &request.command {
+            Command::Pong => return Ok(()),
+            Command::Ping => {
+                dialect.encode(request.tag, &Event::Pong, &mut session.replies);
+                return Ok(());
+            }
+            Command::Connect { user, .. } => return self.connect(session, dialect, request.tag, user.as_deref()),
+            Command::Unsupported => return Err((ErrorCode::Unsupported, "this relay has no such command", 0)),
+            _ => {}
+        }
+        let Some(user) = session.user.clone() else {
+            return Err((ErrorCode::NotConnected, "connect first", 0));
+        };
+        let principal = Principal { user, rights: Rights::ALL };
+        match &request.command {
+            Command::Join { room, start } => {
+                let (room, owner) = self.route(room)?;
+                self.begin_join(session, &room)?;
+                self.post(owner, Mesh::Join { waiter, room, principal, start: *start });
+            }
+            Command::Leave { room } => {
+                if !self.leave(session, room) {
+                    return Err((ErrorCode::NotJoined, "not a member of this room", 0));
+                }
+                dialect.encode(request.tag, &Event::Left { room }, &mut session.replies);
+            }
+            Command::Publish { room, content, body, key } => {
+                let (room, owner) = self.route(room)?;
+                self.check_publish(session, *content, body, key.as_deref())?;
+                let key = key.as_deref().map(|key| key_hash(&principal.user, key));
+                let body = Box::from(&**body);
+                self.post(owner, Mesh::Publish { waiter, room, principal, content: *content, body, key });
+            }
+            Command::History { room, page, limit } => {
+                let (room, owner) = self.route(room)?;
+                self.post(owner, Mesh::History { waiter, room, principal, page: *page, limit: *limit });
+            }
+            Command::Connect { .. } | Command::Ping | Command::Pong | Command::Unsupported => {}
+        }
+        Ok(())
+    }
+
+    fn connect(
+        &mut self,
+        session: &mut Session,
+        dialect: Dialect,
+        tag: u32,
+        user: Option<&str>,
+    ) -> Result<(), Refusal> {
+        if session.user.is_some() {
+            return Err((ErrorCode::Already, "already connected", 0));
+        }
+        let user: Arc<str> = match user {
+            Some(user) if !user.is_empty() => self.name(user)?.into(),
+            _ => format!("guest-{:08x}", self.random.u32(..)).into(),
+        };
+        let ping_s = (self.setup.limits.ping_interval_ms / 1000) as u32;
+        let connected = Event::Connected { user: &user, session: session.id.0, ping_s };
+        dialect.encode(tag, &connected, &mut session.replies);
+        session.user = Some(user);
+        Ok(())
+    }
+
+    /// A room's name and owner, if the name is valid and the owner takes commands.
+    fn route(&self, room: &str) -> Result<(Arc<str>, usize), Refusal> {
+        let room: Arc<str> = self.name(room)?.into();
+        let owner = owner_of(&room, self.setup.shards);
+        if self.lane_is_full(owner) || self.upkeep.is_stopping() {
+            return Err((ErrorCode::Busy, "the relay is overloaded or stopping", BUSY_RETRY_MS));
+        }
+        Ok((room, owner))
+    }
+
+    fn name<'n>(&self, name: &'n str) -> Result<&'n str, Refusal> {
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err((ErrorCode::BadRequest, "a name is empty or has control characters", 0));
+        }
+        if name.len() > self.setup.limits.name_bytes_max {
+            return Err((ErrorCode::TooLarge, "a name is longer than the limit", 0));
+        }
+        Ok(name)
+    }
+
+    fn check_publish(
+        &self,
+        session: &mut Session,
+        content: Content,
+        body: &[u8],
+        key: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let limits = &self.setup.limits;
+        if body.len() > limits.body_bytes_max || key.is_some_and(|key| key.len() > limits.name_bytes_max) {
+            return Err((ErrorCode::TooLarge, "the body or the key is larger than the limit", 0));
+        }
+        let valid = match content {
+            Content::Text => str::from_utf8(body).is_ok(),
+            Content::Json => centrifuge::is_json(body),
+            Content::Binary => true,
+        };
+        if !valid {
+            return Err((ErrorCode::BadRequest, "the body is not what its content type says", 0));
+        }
+        let rate = Rate { per_s: limits.session_publish_rate, burst: 2 * limits.session_publish_rate };
+        let bucket = session.bucket.get_or_insert_with(|| Bucket::full(rate, self.now.us));
+        bucket
+            .take(rate, self.now.us)
+            .map_err(|retry_ms| (ErrorCode::RateLimited, "this connection publishes too fast", retry_ms))
+    }
+}
+
+/// Code, message and when to try again, milliseconds.
+pub(super) type Refusal = (ErrorCode, &'static str, u32);
+
+/// After `busy`, clients try again this much later, milliseconds.
+pub(super) const BUSY_RETRY_MS: u32 = 500;
+
+fn refuse(session: &mut Session, response: Vec<u8>) {
+    session.replies = response;
+    session.phase = Phase::Closing;
+    session.close_when_sent = true;
+}

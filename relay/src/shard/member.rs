@@ -1,0 +1,446 @@
+//! The members connected to this shard: joining and leaving feeds, frames, and visits.
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+
+use protocol::{Dialect, ErrorCode, Event, Message};
+use storage::Record;
+use uring::Segment;
+
+use super::Shard;
+use super::command::Refusal;
+use crate::feed::{Cursor, Feed, Next};
+use crate::ids::{SessionId, owner_of};
+use crate::mesh::Mesh;
+use crate::room::Waiter;
+use crate::session::{Membership, Phase, Sending, Session, Speaks};
+use crate::tempo;
+
+/// Bodies of one frame, bytes: a longer run of messages becomes several frames.
+const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
+
+impl Shard {
+    /// Notes that a join was sent to the owner.
+    pub(super) fn begin_join(&mut self, session: &mut Session, room: &Arc<str>) -> Result<(), Refusal> {
+        if session.rooms.len() >= self.setup.limits.rooms_per_session_max {
+            return Err((ErrorCode::TooManyRooms, "this connection is in as many rooms as it may", 0));
+        }
+        let feed = self.feed_of.get(room).copied().unwrap_or_else(|| self.new_feed(room.clone()));
+        if session.rooms.iter().any(|membership| membership.feed == feed) {
+            return Err((ErrorCode::Already, "already a member of this room", 0));
+        }
+        self.feed(feed).joining += 1;
+        session.rooms.push(Membership { feed, at: u32::MAX, cursor: Cursor { position: 0, seq: 0 } });
+        Ok(())
+    }
+
+    fn new_feed(&mut self, room: Arc<str>) -> u32 {
+        let index = self.free_feeds.pop().unwrap_or_else(|| {
+            self.feeds.push(None);
+            self.feeds.len() as u32 - 1
+        });
+        self.feeds[index as usize] = Some(Box::new(Feed::new(room.clone())));
+        self.feed_of.insert(room, index);
+        index
+    }
+
+    fn feed(&mut self, index: u32) -> &mut Feed {
+        self.feeds[index as usize].as_deref_mut().expect("a membership or a join keeps its feed")
+    }
+
+    fn drop_unused_feed(&mut self, index: u32) {
+        if self.feed(index).is_unused()
+            && let Some(feed) = self.feeds[index as usize].take()
+        {
+            self.feed_of.remove(&feed.room);
+            self.free_feeds.push(index);
+        }
+    }
+
+    /// Leaves a room; false when it is not joined.
+    pub(super) fn leave(&mut self, session: &mut Session, room: &str) -> bool {
+        let Some(&feed) = self.feed_of.get(room) else { return false };
+        let Some(n) = session.rooms.iter().position(|m| m.feed == feed && m.is_joined()) else { return false };
+        let membership = session.rooms.swap_remove(n);
+        self.forget(session.speaks, membership);
+        true
+    }
+
+    /// Leaves all rooms. Joins that are under way are left when their reply comes.
+    pub(super) fn leave_all(&mut self, session: &mut Session) {
+        for membership in mem::take(&mut session.rooms) {
+            if membership.is_joined() {
+                self.forget(session.speaks, membership);
+            }
+        }
+    }
+
+    fn forget(&mut self, speaks: Speaks, membership: Membership) {
+        let Speaks::Dialect(dialect) = speaks else { return };
+        let feed = self.feed(membership.feed);
+        let moved = feed.remove(membership.at, dialect);
+        let room = feed.room.clone();
+        if let Some(moved) = moved.and_then(|id| self.sessions.get(id)) {
+            let other = moved.rooms.iter_mut().find(|m| m.feed == membership.feed);
+            other.expect("a member knows its rooms").at = membership.at;
+        }
+        self.drop_unused_feed(membership.feed);
+        let owner = owner_of(&room, self.setup.shards);
+        self.post(owner, Mesh::Leave { room, shard: self.setup.shard });
+    }
+
+    /// The owner took a member: frames follow from here on.
+    pub(super) fn on_joined(&mut self, message: Mesh) {
+        let Mesh::Joined { waiter, room, epoch, from, head, recovering, recovered, backlog } = message else { return };
+        let index = self.feed_of.get(&room).copied().expect("a join under way keeps its feed");
+        let feed = self.feed(index);
+        feed.joining -= 1;
+        if feed.head != head {
+            feed.reset(head);
+        }
+        let open = self.sessions.take(waiter.session).map(|mut session| {
+            let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
+            let member = match (session.speaks, joining) {
+                (Speaks::Dialect(dialect), Some(n)) => Some((dialect, n)),
+                _ => None,
+            };
+            if let Some((dialect, n)) = member {
+                let feed = self.feed(index);
+                let (at, cursor) = feed.add(session.id, dialect);
+                (session.rooms[n].at, session.rooms[n].cursor) = (at, cursor);
+                let joined = Event::Joined { room: &room, epoch, from, head, recovering, recovered };
+                dialect.encode(waiter.tag, &joined, &mut session.replies);
+                encode_batches(dialect, &room, &backlog, |frame, _| session.replies.extend_from_slice(frame));
+                self.mark(&mut session);
+            }
+            self.sessions.put(session);
+            member.is_some()
+        });
+        if open != Some(true) {
+            self.drop_unused_feed(index);
+            let owner = owner_of(&room, self.setup.shards);
+            self.post(owner, Mesh::Leave { room, shard: self.setup.shard });
+        }
+    }
+
+    /// Messages for all members here: encoded once per dialect in use.
+    pub(super) fn on_deliver(&mut self, room: &Arc<str>, records: &[Arc<Record>]) {
+        let Some(&index) = self.feed_of.get(room) else { return };
+        let (now_s, bytes_max) = (self.now.s(), self.setup.limits.feed_bytes_max);
+        let feed = self.feed(index);
+        let Some(start) = records.iter().position(|record| record.seq > feed.head) else { return };
+        let records = &records[start..];
+        if records[0].seq > feed.head + 1 {
+            feed.reset(records[0].seq - 1);
+        }
+        for (dialect, chain) in feed.chains() {
+            encode_batches(dialect, room, records, |frame, last| chain.append(frame, last, now_s, bytes_max));
+        }
+        feed.head = records[records.len() - 1].seq;
+        feed.recent += records.len() as u32;
+        feed.touched_s = now_s;
+        if feed.paced {
+            self.sweep_wanted = true;
+        } else {
+            self.fresh.push(index);
+        }
+    }
+
+    pub(super) fn on_acked(&mut self, waiter: Waiter, room: &str, seq: u64, id: u64) {
+        self.answer(waiter, &Event::Acked { room, seq, id });
+    }
+
+    pub(super) fn on_page(&mut self, waiter: Waiter, room: &str, epoch: u64, head: u64, records: &[Arc<Record>]) {
+        let messages: Vec<Message<'_>> = records.iter().map(|record| record.message()).collect();
+        self.answer(waiter, &Event::History { room, epoch, head, messages: &messages });
+    }
+
+    pub(super) fn on_refused(&mut self, waiter: Waiter, code: ErrorCode, retry_after_ms: u32, join: Option<&str>) {
+        self.stats.refused += 1;
+        if let Some(&index) = join.and_then(|room| self.feed_of.get(room)) {
+            self.feed(index).joining -= 1;
+            if let Some(session) = self.sessions.get(waiter.session) {
+                session.rooms.retain(|m| m.feed != index || m.is_joined());
+            }
+            self.drop_unused_feed(index);
+        }
+        let message = code.to_string();
+        self.answer(waiter, &Event::Error { code, message: &message, retry_after_ms });
+    }
+
+    /// Queues a reply, if the client asked for one and is still there.
+    fn answer(&mut self, waiter: Waiter, event: &Event<'_>) {
+        if waiter.tag == 0 {
+            return;
+        }
+        let Some(mut session) = self.sessions.take(waiter.session) else { return };
+        if let (Phase::Open, Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
+            dialect.encode(waiter.tag, event, &mut session.replies);
+            self.mark(&mut session);
+        }
+        self.sessions.put(session);
+    }
+
+    /// Visits the members of feeds that got frames and are served at once.
+    pub(super) fn visit_fresh(&mut self) {
+        for index in mem::take(&mut self.fresh) {
+            let members = self.feeds[index as usize].as_ref().map_or(0, |feed| feed.members.len());
+            for n in 0..members {
+                // A visit can end a membership (a gap in some dialects), which moves another member here.
+                let Some(feed) = &self.feeds[index as usize] else { break };
+                let Some(&id) = feed.members.get(n) else { break };
+                self.visit(id);
+            }
+        }
+    }
+
+    /// Visits the sessions that have something of their own to send.
+    pub(super) fn visit_dirty(&mut self) {
+        let mut list = mem::take(&mut self.dirty);
+        for id in list.drain(..) {
+            if let Some(session) = self.sessions.get(id) {
+                session.dirty = false;
+                self.visit(id);
+            }
+        }
+        // A visit can mark its session again (a gap that is answered); those are served in the next turn.
+        list.append(&mut self.dirty);
+        self.dirty = list;
+    }
+
+    /// Serves the next chunk of members of paced feeds.
+    pub(super) fn sweep(&mut self) {
+        if self.sweep_wanted && self.tempo.sweep_is_due(self.now.us) {
+            self.begin_sweep();
+        }
+        let due = self.tempo.due(self.now.us);
+        let mut looked_at = 0;
+        while looked_at < due {
+            let (place, n) = self.sweep_at;
+            let Some(&index) = self.sweep.get(place) else { break };
+            let feed = self.feeds[index as usize].as_ref();
+            let Some(&id) = feed.and_then(|feed| feed.members.get(n)) else {
+                self.sweep_at = (place + 1, 0);
+                continue;
+            };
+            self.visit(id);
+            self.sweep_at = (place, n + 1);
+            looked_at += 1;
+        }
+        if looked_at < due {
+            // Members left meanwhile: the sweep is over earlier than planned.
+            self.tempo.finish(self.now.us);
+        } else {
+            self.tempo.advance(looked_at as u64, self.now.us);
+        }
+    }
+
+    fn begin_sweep(&mut self) {
+        self.sweep_wanted = false;
+        self.sweep.clear();
+        self.sweep_at = (0, 0);
+        let mut total = 0;
+        for (index, feed) in self.feeds.iter_mut().enumerate() {
+            if let Some(feed) = feed
+                && feed.paced
+                && feed.swept != feed.head
+            {
+                feed.swept = feed.head;
+                total += feed.members.len() as u64;
+                self.sweep.push(index as u32);
+            }
+        }
+        if total > 0 {
+            self.tempo.begin(self.now.us, total);
+        }
+    }
+
+    /// One send to one connection, if none is in flight: the rest of the last one, private bytes, or the next bytes of
+    /// a feed.
+    pub(super) fn visit(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.sending != Sending::Nothing {
+            return;
+        }
+        if session.rest.is_none() && session.replies.is_empty() && session.is_open() {
+            self.visit_feeds(id);
+            return;
+        }
+        let private = match session.rest.take() {
+            Some(rest) => Some(rest),
+            None if session.replies.is_empty() => None,
+            None => Some(Segment::from(mem::take(&mut session.replies))),
+        };
+        if let Some(segment) = private {
+            session.sending = Sending::Private;
+            session.rest = Some(segment.clone());
+            self.outbox.sends.push((id, segment));
+        } else if session.close_when_sent {
+            self.end(id);
+        }
+    }
+
+    fn visit_feeds(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let Speaks::Dialect(dialect) = session.speaks else { return };
+        let mut gap = None;
+        for membership in &mut session.rooms {
+            let feed = self.feeds[membership.feed as usize].as_deref();
+            let Some((feed, chain)) = feed.and_then(|feed| Some((feed, feed.chain(dialect)?))) else { continue };
+            if !membership.is_joined() {
+                continue;
+            }
+            match chain.next(membership.cursor) {
+                Next::Head => {}
+                Next::Visit { segment, to } => {
+                    session.sending = Sending::Feed { feed: membership.feed, from: membership.cursor };
+                    session.rest = Some(segment.clone());
+                    membership.cursor = to;
+                    self.stats.visits += 1;
+                    self.outbox.sends.push((id, segment));
+                    return;
+                }
+                Next::Gap { from, to, cursor } => {
+                    membership.cursor = cursor;
+                    gap = Some((feed.room.clone(), from, to));
+                    break;
+                }
+            }
+        }
+        if let Some((room, from, to)) = gap {
+            self.tell_gap(id, dialect, &room, from, to);
+        }
+    }
+
+    /// A member fell behind what its feed keeps: it hears exactly what it will not get.
+    fn tell_gap(&mut self, id: SessionId, dialect: Dialect, room: &str, from: u64, to: u64) {
+        self.stats.gaps += 1;
+        let Some(mut session) = self.sessions.take(id) else { return };
+        dialect.encode(0, &Event::Gap { room, from, to }, &mut session.replies);
+        if dialect.gap_ends_membership() {
+            self.leave(&mut session, room);
+        }
+        self.sessions.put(session);
+        self.visit(id);
+    }
+
+    /// A send ended: all or some of its bytes were taken, or none (`WouldBlock`).
+    pub fn on_sent(&mut self, id: SessionId, result: io::Result<usize>) {
+        let now_ds = self.now.ds();
+        let Some(session) = self.sessions.get(id) else { return };
+        let taken = match result {
+            Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return self.end(id),
+        };
+        let sending = mem::replace(&mut session.sending, Sending::Nothing);
+        let Some(segment) = session.rest.take() else { return };
+        if taken == segment.len() {
+            session.blocked_ds = 0;
+            if self.has_more(id) {
+                self.visit(id);
+            }
+            return;
+        }
+        if taken > 0 || session.blocked_ds == 0 {
+            session.blocked_ds = now_ds;
+        }
+        match sending {
+            // Nothing was taken of whole frames: the member may still skip them.
+            Sending::Feed { feed, from } if taken == 0 => {
+                if let Some(membership) = session.rooms.iter_mut().find(|m| m.feed == feed && m.is_joined()) {
+                    membership.cursor = from;
+                }
+            }
+            _ => session.rest = Some(segment.skip(taken)),
+        }
+        session.sending = Sending::Blocked;
+        self.outbox.polls.push(id);
+    }
+
+    /// Something waits that no sweep will come by for.
+    fn has_more(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get(id) else { return false };
+        if !session.replies.is_empty() || session.close_when_sent || session.rooms.len() > 1 {
+            return true;
+        }
+        let Speaks::Dialect(dialect) = session.speaks else { return false };
+        session.rooms.iter().any(|membership| {
+            let feed = self.feeds[membership.feed as usize].as_deref();
+            feed.is_some_and(|feed| {
+                !feed.paced || feed.chain(dialect).is_some_and(|chain| chain.is_chunk_behind(membership.cursor))
+            })
+        })
+    }
+
+    /// The socket takes bytes again.
+    pub fn on_writable(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.sending == Sending::Blocked {
+            session.sending = Sending::Nothing;
+            self.visit(id);
+        }
+    }
+
+    /// The peer is gone, or the connection failed.
+    pub fn on_ended(&mut self, id: SessionId) {
+        self.end(id);
+    }
+
+    /// Ends a connection at once.
+    pub(super) fn end(&mut self, id: SessionId) {
+        if let Some(mut session) = self.sessions.remove(id) {
+            self.leave_all(&mut session);
+            self.outbox.closes.push(id);
+        }
+    }
+
+    /// Which feeds are served in sweeps, from their rates of the last second.
+    pub(super) fn pace_feeds(&mut self, elapsed_us: u64) {
+        let mut costs = Vec::new();
+        let mut quiet = Vec::new();
+        for (index, feed) in self.feeds.iter_mut().enumerate() {
+            let Some(feed) = feed else { continue };
+            let per_s = u64::from(mem::take(&mut feed.recent)) * 1_000_000 / elapsed_us.max(1);
+            let cost = per_s * feed.members.len() as u64;
+            if cost > 0 {
+                costs.push((cost, index as u32));
+            } else if feed.paced {
+                quiet.push(index as u32);
+            }
+        }
+        let all: Vec<u32> = costs.iter().map(|&(_, index)| index).collect();
+        let paced: foldhash::HashSet<u32> = tempo::paced(costs).collect();
+        quiet.into_iter().for_each(|index| self.set_paced(index, false));
+        all.into_iter().for_each(|index| self.set_paced(index, paced.contains(&index)));
+    }
+
+    fn set_paced(&mut self, index: u32, paced: bool) {
+        let Some(feed) = &mut self.feeds[index as usize] else { return };
+        if feed.paced && !paced {
+            // Members that wait for a sweep are served now.
+            self.fresh.push(index);
+        }
+        feed.paced = paced;
+        self.sweep_wanted |= paced;
+    }
+}
+
+/// Encodes records as frames of bounded size; `each` gets a frame and its last seq.
+fn encode_batches(dialect: Dialect, room: &str, records: &[Arc<Record>], mut each: impl FnMut(&[u8], u64)) {
+    let mut frame = Vec::new();
+    let mut messages = Vec::with_capacity(records.len());
+    let mut bytes = 0;
+    for (n, record) in records.iter().enumerate() {
+        messages.push(record.message());
+        bytes += record.body.len();
+        if bytes >= FRAME_BODY_BYTES_MAX || n + 1 == records.len() {
+            frame.clear();
+            dialect.encode(0, &Event::Batch { room, messages: &messages }, &mut frame);
+            each(&frame, record.seq);
+            messages.clear();
+            bytes = 0;
+        }
+    }
+}

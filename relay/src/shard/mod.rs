@@ -1,0 +1,223 @@
+//! One core's part of the relay, as a plain synchronous value: what happened goes in, effects come out.
+//!
+//! A table of contents. [`command`] turns a connection's bytes into commands, [`owner`] runs the rooms this shard
+//! owns, [`member`] serves the members connected here, [`upkeep`] is what time alone causes. `session`, `room` and
+//! `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
+
+mod command;
+mod member;
+mod outbox;
+mod owner;
+mod upkeep;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+use protocol::snowflake::Snowflake;
+
+pub use self::outbox::{Outbox, Stats, StoreReply, StoreRequest};
+use crate::config::Limits;
+use crate::feed::Feed;
+use crate::ids::SessionId;
+use crate::mesh::Mesh;
+use crate::room::{Rate, Room};
+use crate::session::{Session, Sessions};
+use crate::tempo::Tempo;
+
+/// What time it is. The caller reads the clocks once per turn.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Now {
+    /// Monotonic, microseconds since the shard began.
+    pub us: u64,
+    /// Milliseconds since 1970; may step back.
+    pub wall_ms: u64,
+    /// CPU time of the shard's thread, microseconds, ever rising.
+    pub cpu_us: u64,
+}
+
+impl Now {
+    /// Tenths of a second since the shard began, never 0.
+    fn ds(self) -> u32 {
+        (self.us / 100_000) as u32 + 1
+    }
+    fn s(self) -> u32 {
+        (self.us / 1_000_000) as u32
+    }
+}
+
+/// Who a shard is and what it may use.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub shard: usize,
+    pub shards: usize,
+    pub node: u16,
+    /// Ids up to this time may have been given out before, milliseconds since 1970.
+    pub ids_after_ms: u64,
+    pub limits: Limits,
+    /// Serve `/echo` for conformance suites, instead of the dialects.
+    pub echo: bool,
+    /// Seeds generated user names and reconnect hints.
+    pub seed: u64,
+}
+
+/// A room this shard owns.
+enum Owned {
+    /// Storage is asked for its log; the commands that wait, and since when.
+    Loading { waiting: Vec<Mesh>, since_us: u64 },
+    Ready(Box<Room>),
+}
+
+/// One core's part of the relay. Lives on its core and is never shared.
+pub struct Shard {
+    setup: Setup,
+    rate: Rate,
+    now: Now,
+    sessions: Sessions,
+    /// Sessions with something to send that no sweep will come by for.
+    dirty: Vec<SessionId>,
+    feeds: Vec<Option<Box<Feed>>>,
+    free_feeds: Vec<u32>,
+    feed_of: HashMap<Arc<str>, u32>,
+    /// Feeds that got frames this turn and are served at once.
+    fresh: Vec<u32>,
+    rooms: Vec<Option<Owned>>,
+    free_rooms: Vec<u32>,
+    room_of: HashMap<Arc<str>, u32>,
+    /// Rooms with pending publishes and no append on its way.
+    ready: Vec<u32>,
+    /// Rooms with durable messages that are not visible yet.
+    uncut: Vec<u32>,
+    /// Rooms with a core whose lane was full.
+    behind: Vec<u32>,
+    ids: Snowflake,
+    tempo: Tempo,
+    /// Feeds of the sweep under way, and its place in them.
+    sweep: Vec<u32>,
+    sweep_at: (usize, usize),
+    /// A paced feed got frames that no sweep has begun to serve.
+    sweep_wanted: bool,
+    /// Messages to this shard itself.
+    local: VecDeque<Mesh>,
+    upkeep: upkeep::Upkeep,
+    random: fastrand::Rng,
+    pub outbox: Outbox,
+    pub stats: Stats,
+}
+
+impl Shard {
+    pub fn new(setup: Setup) -> Self {
+        let limits = &setup.limits;
+        Self {
+            rate: Rate { per_s: limits.user_publish_rate, burst: 2 * limits.user_publish_rate },
+            now: Now::default(),
+            sessions: Sessions::default(),
+            dirty: Vec::new(),
+            feeds: Vec::new(),
+            free_feeds: Vec::new(),
+            feed_of: HashMap::new(),
+            fresh: Vec::new(),
+            rooms: Vec::new(),
+            free_rooms: Vec::new(),
+            room_of: HashMap::new(),
+            ready: Vec::new(),
+            uncut: Vec::new(),
+            behind: Vec::new(),
+            ids: Snowflake::new(setup.node, setup.shard as u16, setup.ids_after_ms),
+            tempo: Tempo::new(),
+            sweep: Vec::new(),
+            sweep_at: (0, 0),
+            sweep_wanted: false,
+            local: VecDeque::new(),
+            upkeep: upkeep::Upkeep::default(),
+            random: fastrand::Rng::with_seed(setup.seed),
+            outbox: Outbox::new(setup.shards),
+            stats: Stats::default(),
+            setup,
+        }
+    }
+
+    /// Begins a turn: everything until [`Shard::flush`] happens at this time.
+    pub fn begin(&mut self, now: Now) {
+        debug_assert!(now.us >= self.now.us, "monotonic time ran backwards");
+        self.now = now;
+    }
+
+    /// A connection was accepted.
+    pub fn on_open(&mut self, id: SessionId) {
+        self.stats.opened += 1;
+        let session = Session::new(id, self.setup.limits.frame_bytes_max, self.now.ds());
+        self.sessions.open(session);
+    }
+
+    /// A message from another shard.
+    pub fn on_mesh(&mut self, message: Mesh) {
+        match message {
+            Mesh::Join { .. } | Mesh::Leave { .. } | Mesh::Publish { .. } | Mesh::History { .. } => self.own(message),
+            Mesh::Joined { .. } => self.on_joined(message),
+            Mesh::Deliver { room, records } => self.on_deliver(&room, &records),
+            Mesh::Acked { waiter, room, seq, id } => self.on_acked(waiter, &room, seq, id),
+            Mesh::Page { waiter, room, epoch, head, records } => self.on_page(waiter, &room, epoch, head, &records),
+            Mesh::Refused { waiter, code, retry_after_ms, join } => {
+                self.on_refused(waiter, code, retry_after_ms, join.as_deref());
+            }
+        }
+    }
+
+    /// Sends to a shard, this one included.
+    fn post(&mut self, shard: usize, message: Mesh) {
+        if shard == self.setup.shard {
+            self.local.push_back(message);
+        } else {
+            self.outbox.mesh[shard].push(message);
+        }
+    }
+
+    /// There is no room for commands and frames in the lane to this shard; replies still wait in the outbox.
+    fn lane_is_full(&self, shard: usize) -> bool {
+        shard != self.setup.shard && self.outbox.mesh[shard].len() >= self.setup.limits.lane_messages_max
+    }
+
+    /// Ends a turn: does what is due and leaves all effects in the outbox. To be called once after the inputs.
+    pub fn flush(&mut self) {
+        self.keep_up();
+        while let Some(message) = self.local.pop_front() {
+            self.on_mesh(message);
+        }
+        self.form_appends();
+        self.cut_due();
+        while let Some(message) = self.local.pop_front() {
+            self.on_mesh(message);
+        }
+        self.visit_fresh();
+        self.sweep();
+        self.visit_dirty();
+    }
+
+    /// When the next turn is due even if nothing happens, microseconds on the clock of [`Now::us`].
+    pub fn deadline_us(&self) -> u64 {
+        let mut at = self.upkeep.next_us();
+        if self.tempo.is_sweeping() {
+            at = at.min(self.tempo.next_chunk_us(self.now.us));
+        } else if self.sweep_wanted {
+            at = at.min(self.tempo.next_sweep_us());
+        }
+        if !self.uncut.is_empty() {
+            at = at.min(self.next_cut_us());
+        }
+        if !self.behind.is_empty() {
+            at = at.min(self.now.us + 1000);
+        }
+        at
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The sweep period in force, microseconds.
+    pub fn period_us(&self) -> u64 {
+        self.tempo.period_us()
+    }
+}

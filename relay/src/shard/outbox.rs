@@ -1,0 +1,61 @@
+//! What a turn of a shard causes outside of it.
+
+use std::sync::Arc;
+
+use storage::{Append, LogState, Record};
+use uring::Segment;
+
+use crate::ids::SessionId;
+use crate::mesh::Mesh;
+
+/// Effects, in the order they are to be carried out within each list.
+pub struct Outbox {
+    pub sends: Vec<(SessionId, Segment)>,
+    /// Tell when the socket is writable again.
+    pub polls: Vec<SessionId>,
+    pub closes: Vec<SessionId>,
+    /// By shard. What the lane does not take stays here.
+    pub mesh: Vec<Vec<Mesh>>,
+    pub store: Vec<StoreRequest>,
+}
+
+impl Outbox {
+    pub fn new(shards: usize) -> Self {
+        let mesh = (0..shards).map(|_| Vec::new()).collect();
+        Self { sends: Vec::new(), polls: Vec::new(), closes: Vec::new(), mesh, store: Vec::new() }
+    }
+}
+
+/// Something for storage to do. At most one append per room is under way, so that their number is bounded by rooms.
+#[derive(Debug)]
+pub enum StoreRequest {
+    /// The state of a log and its newest records.
+    Open { room: Arc<str> },
+    Append(Append),
+    /// The records `first..=last`.
+    Read { room: Arc<str>, first: u64, last: u64 },
+}
+
+/// What storage did.
+#[derive(Debug)]
+pub enum StoreReply {
+    /// None when storage failed.
+    Opened { room: Arc<str>, log: Option<(LogState, Vec<Arc<Record>>)> },
+    /// The room's append is durable. Until it is, storage retries it unchanged and nothing is said.
+    Appended { room: Arc<str> },
+    /// None when storage failed.
+    Read { room: Arc<str>, first: u64, last: u64, records: Option<Vec<Arc<Record>>> },
+}
+
+/// Counts since the shard began.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stats {
+    pub opened: u64,
+    pub published: u64,
+    pub stored: u64,
+    pub visits: u64,
+    pub gaps: u64,
+    pub slow_closed: u64,
+    pub idle_closed: u64,
+    pub refused: u64,
+}

@@ -1,0 +1,400 @@
+//! The rooms this shard owns: joins, publishes and history, storage's answers, and cutting.
+
+use std::mem;
+use std::sync::Arc;
+
+use protocol::{ErrorCode, Page, Start};
+use storage::{LogState, Record};
+
+use super::command::BUSY_RETRY_MS;
+use super::{Owned, Shard, StoreReply, StoreRequest};
+use crate::mesh::Mesh;
+use crate::room::{Publish, Room, Verdict, Waiter};
+use crate::tempo::CUT_AT_ONCE_VISITS_PER_S;
+
+/// Records of one append.
+const APPEND_RECORDS_MAX: usize = 1024;
+/// Messages of one `Deliver`.
+const DELIVER_RECORDS_MAX: usize = 1024;
+
+/// Records `first..` that storage read for a command that is tried again with them.
+type Extra<'a> = Option<(u64, &'a [Arc<Record>])>;
+
+impl Shard {
+    /// A command for a room this shard owns.
+    pub(super) fn own(&mut self, message: Mesh) {
+        let (Mesh::Join { room, .. } | Mesh::Leave { room, .. } | Mesh::Publish { room, .. } | Mesh::History { room, .. }) =
+            &message
+        else {
+            return;
+        };
+        let Some(&index) = self.room_of.get(room) else { return self.load(room.clone(), message) };
+        match &mut self.rooms[index as usize] {
+            Some(Owned::Ready(_)) => self.with_room(index, |shard, room| shard.execute(index, room, message, None)),
+            Some(Owned::Loading { waiting, .. }) if waiting.len() < self.setup.limits.pending_publishes_max => {
+                waiting.push(message);
+            }
+            _ => self.refuse_message(&message, ErrorCode::Busy, BUSY_RETRY_MS),
+        }
+    }
+
+    /// Runs `work` on a room, which is taken out of the table meanwhile.
+    fn with_room(&mut self, index: u32, work: impl FnOnce(&mut Self, &mut Room)) {
+        match self.rooms[index as usize].take() {
+            Some(Owned::Ready(mut room)) => {
+                work(self, &mut room);
+                self.rooms[index as usize] = Some(Owned::Ready(room));
+            }
+            other => self.rooms[index as usize] = other,
+        }
+    }
+
+    fn load(&mut self, room: Arc<str>, first: Mesh) {
+        if matches!(first, Mesh::Leave { .. }) {
+            return;
+        }
+        let rooms_max = self.setup.limits.max_rooms.div_ceil(self.setup.shards);
+        if self.room_of.len() >= rooms_max {
+            return self.refuse_message(&first, ErrorCode::Busy, BUSY_RETRY_MS);
+        }
+        let index = self.free_rooms.pop().unwrap_or_else(|| {
+            self.rooms.push(None);
+            self.rooms.len() as u32 - 1
+        });
+        self.rooms[index as usize] = Some(Owned::Loading { waiting: vec![first], since_us: self.now.us });
+        self.room_of.insert(room.clone(), index);
+        self.outbox.store.push(StoreRequest::Open { room });
+    }
+
+    /// Forgets a room that is idle or could not be loaded.
+    pub(super) fn unload(&mut self, index: u32, room: &str) {
+        self.rooms[index as usize] = None;
+        self.room_of.remove(room);
+        self.free_rooms.push(index);
+    }
+
+    /// Storage answers.
+    pub fn on_stored(&mut self, reply: StoreReply) {
+        match reply {
+            StoreReply::Opened { room, log } => self.on_opened(&room, log),
+            StoreReply::Appended { room } => {
+                let Some(&index) = self.room_of.get(&room) else { return };
+                self.with_room(index, |shard, room| shard.on_appended(index, room));
+            }
+            StoreReply::Read { room, first, last, records } => {
+                let Some(&index) = self.room_of.get(&room) else { return };
+                self.with_room(index, |shard, room| shard.on_read(index, room, first, last, records.as_deref()));
+            }
+        }
+    }
+
+    fn on_opened(&mut self, name: &Arc<str>, log: Option<(LogState, Vec<Arc<Record>>)>) {
+        let Some(&index) = self.room_of.get(name) else { return };
+        let slot = &mut self.rooms[index as usize];
+        let Some(Owned::Loading { waiting, .. }) = slot else { return };
+        let waiting = mem::take(waiting);
+        let Some((state, recent)) = log else {
+            self.unload(index, name);
+            return waiting.iter().for_each(|message| self.refuse_message(message, ErrorCode::Unavailable, BUSY_RETRY_MS));
+        };
+        let tail_max = self.setup.limits.tail_messages_max;
+        let mut room = Room::load(name.clone(), state, recent, self.setup.shards, tail_max);
+        room.used_us = self.now.us;
+        *slot = Some(Owned::Ready(Box::new(room)));
+        self.with_room(index, |shard, room| {
+            for message in waiting {
+                shard.execute(index, room, message, None);
+            }
+        });
+    }
+
+    fn on_appended(&mut self, index: u32, room: &mut Room) {
+        let (was_cut, name) = (room.cut == room.durable, room.name.clone());
+        let before = room.durable;
+        room.stored(self.now.us, self.setup.limits.tail_messages_max, |waiter, seq, id| {
+            self.reply(waiter, Mesh::Acked { waiter, room: name.clone(), seq, id });
+        });
+        self.stats.stored += room.durable - before;
+        if was_cut {
+            self.uncut.push(index);
+        }
+        if room.has_pending() {
+            self.ready.push(index);
+        }
+    }
+
+    fn on_read(&mut self, index: u32, room: &mut Room, first: u64, last: u64, records: Option<&[Arc<Record>]>) {
+        let whole = records.filter(|records| {
+            records.len() as u64 == last - first + 1 && records.first().is_some_and(|record| record.seq == first)
+        });
+        for message in room.reads.remove(&(first, last)).unwrap_or_default() {
+            match whole {
+                Some(records) => self.execute(index, room, message, Some((first, records))),
+                None => self.refuse_message(&message, ErrorCode::Unavailable, BUSY_RETRY_MS),
+            }
+        }
+    }
+
+    fn execute(&mut self, index: u32, room: &mut Room, message: Mesh, extra: Extra<'_>) {
+        room.used_us = self.now.us;
+        match message {
+            Mesh::Publish { waiter, principal, content, body, key, .. } => {
+                if !principal.rights.publish {
+                    return self.refuse(waiter, ErrorCode::Denied, 0, None);
+                }
+                let publish = Publish { user: principal.user, content, body, key, waiter };
+                self.publish(index, room, publish);
+            }
+            Mesh::Join { waiter, ref principal, start, .. } => {
+                if !principal.rights.read {
+                    return self.refuse(waiter, ErrorCode::Denied, 0, Some(room.name.clone()));
+                }
+                self.join(index, room, waiter, start, message, extra);
+            }
+            Mesh::History { waiter, ref principal, page, limit, .. } => {
+                if !principal.rights.read {
+                    return self.refuse(waiter, ErrorCode::Denied, 0, None);
+                }
+                let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
+                let (first, last) = page_range(page, limit, room.durable);
+                if let Some(records) = self.collect(room, first, last, extra, message) {
+                    let (epoch, head) = (room.epoch, room.durable);
+                    self.reply(waiter, Mesh::Page { waiter, room: room.name.clone(), epoch, head, records });
+                }
+            }
+            Mesh::Leave { shard, .. } => room.cores[shard].members = room.cores[shard].members.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self, index: u32, room: &mut Room, publish: Publish) {
+        self.stats.published += 1;
+        let waiter = publish.waiter;
+        let was_ready = room.has_pending();
+        match room.publish(publish, self.rate, self.setup.limits.pending_publishes_max, self.now.us) {
+            Verdict::Pending => {
+                if !was_ready && room.has_pending() && !room.is_flying() {
+                    self.ready.push(index);
+                }
+            }
+            Verdict::Repeat { seq, id } => {
+                self.reply(waiter, Mesh::Acked { waiter, room: room.name.clone(), seq, id });
+            }
+            Verdict::Busy => self.refuse(waiter, ErrorCode::Busy, BUSY_RETRY_MS, None),
+            Verdict::RateLimited { retry_after_ms } => {
+                self.refuse(waiter, ErrorCode::RateLimited, retry_after_ms, None);
+            }
+        }
+    }
+
+    /// Makes the client a member of its core, from where it asked to what that core was sent; frames continue there.
+    fn join(&mut self, index: u32, room: &mut Room, waiter: Waiter, start: Start, message: Mesh, extra: Extra<'_>) {
+        let core = waiter.session.shard();
+        if let Start::Since { seq, .. } = start
+            && seq > room.cut
+            && room.cut < room.durable
+        {
+            self.cut(index, room);
+        }
+        let state = room.cores[core];
+        let head = if state.members > 0 { state.forwarded } else { room.cut };
+        let (from, recovering, recovered) = match start {
+            Start::Recent(n) => {
+                (head - head.min(u64::from(n.min(self.setup.limits.history_messages_max))), false, false)
+            }
+            Start::Since { seq, .. } if seq > head && seq <= room.cut => {
+                // This core's lane is full and its members are behind what the client has seen elsewhere.
+                return self.refuse(waiter, ErrorCode::Busy, BUSY_RETRY_MS, Some(room.name.clone()));
+            }
+            Start::Since { seq, epoch } => {
+                let known = epoch.is_none_or(|epoch| epoch == room.epoch) && seq <= head;
+                let recovered = known && head - seq <= self.setup.limits.recovery_messages_max;
+                (if recovered { seq } else { head }, true, recovered)
+            }
+        };
+        let Some(backlog) = self.collect(room, from + 1, head, extra, message) else { return };
+        let state = &mut room.cores[core];
+        state.members += 1;
+        state.forwarded = head;
+        let (name, epoch) = (room.name.clone(), room.epoch);
+        self.reply(waiter, Mesh::Joined { waiter, room: name, epoch, from, head, recovering, recovered, backlog });
+    }
+
+    /// The durable records `first..=last`, from what storage read (`extra`) and the tail. None when storage must be
+    /// asked first: `message` then waits, together with all others that need the same records, and is tried again.
+    fn collect(
+        &mut self,
+        room: &mut Room,
+        first: u64,
+        last: u64,
+        extra: Extra<'_>,
+        message: Mesh,
+    ) -> Option<Vec<Arc<Record>>> {
+        let tail_first = room.tail_first();
+        if first > last || first >= tail_first {
+            return Some(room.tail(first, last));
+        }
+        let stored_last = last.min(tail_first - 1);
+        if let Some((extra_first, records)) = extra
+            && extra_first <= first
+            && extra_first + records.len() as u64 > stored_last
+        {
+            let part = &records[(first - extra_first) as usize..=(stored_last - extra_first) as usize];
+            let mut all = part.to_vec();
+            all.extend(room.tail(stored_last + 1, last));
+            return Some(all);
+        }
+        let waiting = room.reads.entry((first, stored_last)).or_default();
+        if waiting.is_empty() {
+            self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), first, last: stored_last });
+        }
+        waiting.push(message);
+        None
+    }
+
+    /// Sends what became pending in this turn to storage, one append a room.
+    pub(super) fn form_appends(&mut self) {
+        for index in mem::take(&mut self.ready) {
+            let now = (self.now.us, self.now.wall_ms);
+            if let Some(Owned::Ready(room)) = &mut self.rooms[index as usize]
+                && let Some(append) = room.form_append(&mut self.ids, now, APPEND_RECORDS_MAX)
+            {
+                self.outbox.store.push(StoreRequest::Append(append));
+            }
+        }
+    }
+
+    /// Makes what is due visible, and sends again what a full lane did not take.
+    pub(super) fn cut_due(&mut self) {
+        let (now_us, cut_us) = (self.now.us, self.tempo.cut_us());
+        for index in mem::take(&mut self.uncut) {
+            self.with_room(index, |shard, room| {
+                if room.cut == room.durable {
+                    return;
+                }
+                if now_us >= room.uncut_since_us + cut_delay_us(room, cut_us) {
+                    shard.cut(index, room);
+                } else {
+                    shard.uncut.push(index);
+                }
+            });
+        }
+        let mut behind = mem::take(&mut self.behind);
+        behind.sort_unstable();
+        behind.dedup();
+        for index in behind {
+            self.with_room(index, |shard, room| shard.forward(index, room));
+        }
+    }
+
+    /// When the next room is due to be cut.
+    pub(super) fn next_cut_us(&self) -> u64 {
+        let due = self.uncut.iter().filter_map(|&index| match &self.rooms[index as usize] {
+            Some(Owned::Ready(room)) => Some(room.uncut_since_us + cut_delay_us(room, self.tempo.cut_us())),
+            _ => None,
+        });
+        due.min().unwrap_or(u64::MAX)
+    }
+
+    /// Everything durable becomes visible.
+    fn cut(&mut self, index: u32, room: &mut Room) {
+        room.recent_cut += (room.durable - room.cut) as u32;
+        room.cut = room.durable;
+        self.forward(index, room);
+    }
+
+    /// Brings every core that has members up to what is visible; a core whose lane is full stays behind.
+    fn forward(&mut self, index: u32, room: &mut Room) {
+        let mut shared: Option<(u64, Vec<Arc<[Arc<Record>]>>)> = None;
+        for shard in 0..room.cores.len() {
+            let state = room.cores[shard];
+            if state.members == 0 || state.forwarded == room.cut {
+                continue;
+            }
+            if self.lane_is_full(shard) {
+                self.behind.push(index);
+                continue;
+            }
+            // What the tail does not have any more is a gap for that core's members.
+            let first = (state.forwarded + 1).max(room.tail_first());
+            if shared.as_ref().is_none_or(|(from, _)| *from != first) {
+                let records = room.tail(first, room.cut);
+                shared = Some((first, records.chunks(DELIVER_RECORDS_MAX).map(Arc::from).collect()));
+            }
+            for records in shared.iter().flat_map(|(_, frames)| frames) {
+                self.post(shard, Mesh::Deliver { room: room.name.clone(), records: records.clone() });
+            }
+            room.cores[shard].forwarded = room.cut;
+        }
+    }
+
+    /// Sends a reply to the shard that has the connection.
+    pub(super) fn reply(&mut self, waiter: Waiter, message: Mesh) {
+        self.post(waiter.session.shard(), message);
+    }
+
+    pub(super) fn refuse(&mut self, waiter: Waiter, code: ErrorCode, retry_after_ms: u32, join: Option<Arc<str>>) {
+        self.reply(waiter, Mesh::Refused { waiter, code, retry_after_ms, join });
+    }
+
+    /// Refuses a command that cannot be run.
+    pub(super) fn refuse_message(&mut self, message: &Mesh, code: ErrorCode, retry_after_ms: u32) {
+        match message {
+            Mesh::Join { waiter, room, .. } => self.refuse(*waiter, code, retry_after_ms, Some(room.clone())),
+            Mesh::Publish { waiter, .. } | Mesh::History { waiter, .. } => {
+                self.refuse(*waiter, code, retry_after_ms, None);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How long durable messages of a room wait for others to share their frame.
+fn cut_delay_us(room: &Room, cut_us: u64) -> u64 {
+    let visits_per_s = room.rate_per_1024s * u64::from(room.members_on_one_core()) / 1024;
+    if visits_per_s < CUT_AT_ONCE_VISITS_PER_S { 0 } else { cut_us }
+}
+
+/// The seqs a page asks for, as `first..=last`; empty when `first > last`.
+fn page_range(page: Page, limit: u64, head: u64) -> (u64, u64) {
+    let newest = |last: u64| ((last + 1).saturating_sub(limit).max(1), last);
+    if limit == 0 {
+        return (1, 0);
+    }
+    match page {
+        Page::Newest => newest(head),
+        Page::Before(seq) => newest(head.min(seq.saturating_sub(1))),
+        Page::After(seq) => (seq.saturating_add(1), head.min(seq.saturating_add(limit))),
+        Page::Around(seq) => {
+            let first = seq.saturating_sub(limit / 2).max(1);
+            (first, head.min(first + limit - 1))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_what_their_names_say() {
+        let cases = [
+            (Page::Newest, 3, 10, (8, 10)),
+            (Page::Newest, 30, 10, (1, 10)),
+            (Page::Before(5), 3, 10, (2, 4)),
+            (Page::Before(1), 3, 10, (1, 0)),
+            (Page::Before(99), 3, 10, (8, 10)),
+            (Page::After(5), 3, 10, (6, 8)),
+            (Page::After(9), 3, 10, (10, 10)),
+            (Page::After(10), 3, 10, (11, 10)),
+            (Page::After(u64::MAX), 3, 10, (u64::MAX, 10)),
+            (Page::Around(5), 4, 10, (3, 6)),
+            (Page::Around(1), 4, 10, (1, 4)),
+            (Page::Newest, 0, 10, (1, 0)),
+        ];
+        for (page, limit, head, range) in cases {
+            let (first, last) = page_range(page, limit, head);
+            assert!((first, last) == range || (first > last && range.0 > range.1), "{page:?}: {first}..={last}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What time alone causes: timeouts, pings, rates, idle rooms, and stopping.
+
+use std::mem;
+
+use protocol::frame::{self, Opcode};
+use protocol::{Close, Dialect, ErrorCode, Event};
+
+use super::command::BUSY_RETRY_MS;
+use super::{Owned, Shard};
+use crate::ids::SessionId;
+use crate::room::Waiter;
+use crate::session::{Phase, Session, Speaks};
+use crate::tempo::RATES_US;
+
+/// How often upkeep runs, microseconds.
+const UPKEEP_US: u64 = 100_000;
+/// Each run looks at one of so many parts of the sessions, so that each is looked at every two seconds.
+const PARTS: usize = 20;
+/// Rooms that nobody used this long are forgotten, microseconds.
+const ROOM_IDLE_US: u64 = 60_000_000;
+/// Frames of a feed are kept this long, seconds.
+const FEED_KEEP_S: u32 = 60;
+/// After its close frame a connection is ended this much later, tenths of a second, if the peer does not answer.
+const CLOSING_DS: u32 = 20;
+/// Connections that are told to go away per turn while stopping.
+const STOP_CHUNK: usize = 1024;
+
+/// When what is due next, and whether the shard is stopping.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    next_us: u64,
+    rates_us: u64,
+    rounds: usize,
+    stopping_us: Option<u64>,
+    told: Option<Vec<SessionId>>,
+}
+
+impl Upkeep {
+    pub(super) fn next_us(&self) -> u64 {
+        if self.stopping_us.is_some() { 0 } else { self.next_us }
+    }
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping_us.is_some()
+    }
+}
+
+enum Due {
+    Close(Close),
+    End,
+    Ping,
+}
+
+impl Shard {
+    pub(super) fn keep_up(&mut self) {
+        self.tempo.adapt(self.now.us, self.now.cpu_us);
+        if self.upkeep.stopping_us.is_some() {
+            self.stop_on();
+        }
+        if self.now.us < self.upkeep.next_us {
+            return;
+        }
+        self.upkeep.next_us = self.now.us + UPKEEP_US;
+        self.upkeep.rounds += 1;
+        self.check_sessions(self.upkeep.rounds % PARTS);
+        self.check_rooms();
+        let elapsed = self.now.us - self.upkeep.rates_us;
+        if elapsed >= RATES_US {
+            self.upkeep.rates_us = self.now.us;
+            self.pace_feeds(elapsed);
+            self.trim_feeds();
+            self.measure_rooms(elapsed);
+        }
+    }
+
+    fn check_sessions(&mut self, part: usize) {
+        let due: Vec<(SessionId, Due)> =
+            self.sessions.slice(part, PARTS).filter_map(|session| Some((session.id, self.due(session)?))).collect();
+        for (id, due) in due {
+            let Some(mut session) = self.sessions.take(id) else { continue };
+            let mut over = false;
+            match due {
+                Due::End => over = true,
+                Due::Close(why) => {
+                    match why {
+                        Close::SlowConsumer => self.stats.slow_closed += 1,
+                        _ => self.stats.idle_closed += 1,
+                    }
+                    self.close(&mut session, why);
+                }
+                Due::Ping => self.ping(&mut session),
+            }
+            self.sessions.put(session);
+            if over {
+                self.end(id);
+            }
+        }
+    }
+
+    fn due(&self, session: &Session) -> Option<Due> {
+        let limits = &self.setup.limits;
+        let ds = |ms: u64| (ms / 100) as u32;
+        let now = self.now.ds();
+        let silent = now - session.heard_ds;
+        match session.phase {
+            Phase::Handshake(_) => (silent >= ds(limits.handshake_timeout_ms)).then_some(Due::End),
+            Phase::Closing => (silent >= CLOSING_DS).then_some(Due::End),
+            Phase::Open => {
+                let blocked = session.blocked_ds != 0 && now - session.blocked_ds >= ds(limits.slow_consumer_timeout_ms);
+                let swamped = session.replies.len() > limits.replies_bytes_max;
+                if blocked || swamped {
+                    return Some(Due::Close(Close::SlowConsumer));
+                }
+                if silent >= ds(limits.idle_timeout_ms) {
+                    return Some(Due::Close(Close::Idle));
+                }
+                // The Centrifuge dialect's clients expect pings at their interval; others need them when silent.
+                let since = match session.speaks {
+                    Speaks::Dialect(Dialect::Centrifuge) => now - session.pinged_ds,
+                    _ => silent.min(now - session.pinged_ds),
+                };
+                (since >= ds(limits.ping_interval_ms)).then_some(Due::Ping)
+            }
+        }
+    }
+
+    fn ping(&mut self, session: &mut Session) {
+        session.pinged_ds = self.now.ds();
+        match session.speaks {
+            Speaks::Dialect(Dialect::Centrifuge) if session.user.is_some() => {
+                Dialect::Centrifuge.encode(0, &Event::Ping, &mut session.replies);
+            }
+            _ => frame::write(Opcode::Ping, b"", &mut session.replies),
+        }
+        self.mark(session);
+    }
+
+    /// Tells those whose publish waits too long, refuses what a silent storage holds up, forgets idle rooms.
+    fn check_rooms(&mut self) {
+        let timeout_us = self.setup.limits.publish_timeout_ms * 1000;
+        let rounds = self.upkeep.rounds % PARTS;
+        for index in (rounds..self.rooms.len()).step_by(PARTS) {
+            let mut told: Vec<(Waiter, bool)> = Vec::new();
+            let mut idle = None;
+            match &mut self.rooms[index] {
+                Some(Owned::Ready(room)) => {
+                    room.give_up(self.now.us, timeout_us, |waiter, unknown| told.push((waiter, unknown)));
+                    room.tidy(self.rate, self.now.us);
+                    if room.is_idle() && room.used_us + ROOM_IDLE_US <= self.now.us {
+                        idle = Some(room.name.clone());
+                    }
+                }
+                Some(Owned::Loading { waiting, since_us }) if *since_us + timeout_us <= self.now.us => {
+                    for message in mem::take(waiting) {
+                        self.refuse_message(&message, ErrorCode::Unavailable, BUSY_RETRY_MS);
+                    }
+                }
+                _ => {}
+            }
+            for (waiter, unknown) in told {
+                let code = if unknown { ErrorCode::Unknown } else { ErrorCode::Busy };
+                self.refuse(waiter, code, BUSY_RETRY_MS, None);
+            }
+            if let Some(name) = idle {
+                self.unload(index as u32, &name);
+            }
+        }
+    }
+
+    fn measure_rooms(&mut self, elapsed_us: u64) {
+        for owned in self.rooms.iter_mut().flatten() {
+            if let Owned::Ready(room) = owned {
+                let now = u64::from(mem::take(&mut room.recent_cut)) * 1024 * 1_000_000 / elapsed_us;
+                room.rate_per_1024s = (room.rate_per_1024s + now) / 2;
+            }
+        }
+    }
+
+    fn trim_feeds(&mut self) {
+        let before_s = self.now.s().saturating_sub(FEED_KEEP_S);
+        for feed in self.feeds.iter_mut().flatten() {
+            for (_, chain) in feed.chains() {
+                chain.trim(before_s);
+            }
+        }
+    }
+
+    /// Begins to stop: what is pending is stored and acked, then everybody is told to go away.
+    pub fn stop(&mut self) {
+        self.upkeep.stopping_us.get_or_insert(self.now.us);
+    }
+
+    /// Everybody is gone and everything is stored.
+    pub fn is_stopped(&self) -> bool {
+        self.upkeep.told.is_some() && self.sessions.is_empty() && !self.has_unstored()
+    }
+
+    fn has_unstored(&self) -> bool {
+        self.rooms.iter().flatten().any(|owned| match owned {
+            Owned::Ready(room) => room.has_pending() || room.is_flying(),
+            Owned::Loading { waiting, .. } => !waiting.is_empty(),
+        })
+    }
+
+    fn stop_on(&mut self) {
+        let since = self.upkeep.stopping_us.unwrap_or(self.now.us);
+        let patience_us = self.setup.limits.shutdown_timeout_ms * 1000 / 2;
+        if self.upkeep.told.is_none() {
+            if self.has_unstored() && self.now.us < since + patience_us {
+                return;
+            }
+            self.upkeep.told = Some(self.sessions.slice(0, 1).map(|session| session.id).collect());
+        }
+        let Some(mut left) = self.upkeep.told.take() else { return };
+        for id in left.split_off(left.len().saturating_sub(STOP_CHUNK)) {
+            self.send_away(id);
+        }
+        self.upkeep.told = Some(left);
+    }
+
+    fn send_away(&mut self, id: SessionId) {
+        let Some(mut session) = self.sessions.take(id) else { return };
+        let reconnect_after_ms = self.random.u32(0..=self.setup.limits.reconnect_spread_ms);
+        if session.is_open() {
+            if let Speaks::Dialect(dialect) = session.speaks {
+                let (_, reason) = dialect.close(Close::GoingAway);
+                dialect.encode(0, &Event::GoingAway { reason, reconnect_after_ms }, &mut session.replies);
+            }
+            self.close(&mut session, Close::GoingAway);
+            self.sessions.put(session);
+        } else {
+            self.sessions.put(session);
+            self.end(id);
+        }
+    }
+}
