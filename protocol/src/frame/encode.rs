@@ -94,7 +94,7 @@ mod tests {
 
             let mut filled = b"before".to_vec();
             write_with(Opcode::Binary, &mut filled, |out| {
-                out.extend_from_slice(&payload)
+                out.extend_from_slice(&payload);
             });
             assert_eq!(filled, written, "{length} bytes filled in place");
         }

@@ -87,3 +87,15 @@ fn memory_follows_what_has_arrived_and_not_what_was_announced() {
     feed(&mut decoder, &[0; 1]).unwrap();
     assert_eq!(decoder.buffer_bytes(), 42);
 }
+
+#[test]
+fn a_buffer_never_grows_past_its_frame_or_the_limit() {
+    // Opcode and final bit, announced length, most that the message can be.
+    for (first, announced, bytes_max) in [(0x82, 90, 90), (0x02, 90, 100)] {
+        let mut decoder = Decoder::new(Role::Client, 100);
+        feed(&mut decoder, &[&[first, announced], &[0; 60][..]].concat()).unwrap();
+        assert_eq!(decoder.buffer_bytes(), 60);
+        feed(&mut decoder, &[0]).unwrap();
+        assert_eq!(decoder.buffer_bytes(), bytes_max);
+    }
+}
