@@ -1,1 +1,386 @@
 //! The default engine: an embedded LSM tree (fjall) in a directory, durable by group commit with fsync.
+//!
+//! One call of `append` is one batch in the tree's journal and one fdatasync, however many rooms it has. The rows are
+//! described in `layout`; `recovery` says what is checked before anything is served, `marks` how a loss is noticed.
+//!
+//! In the directory: `lock`, `tree/` (fjall's), `marks/`, and after damage `salvage/`.
+
+mod error;
+mod journal;
+mod layout;
+mod log;
+mod mark;
+mod marks;
+mod recovery;
+mod states;
+mod tree;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::continuation::already_stored;
+use crate::{Append, LogState, Record, Store, StoreError};
+use error::{from_fjall, from_io};
+use layout::{Facts, Keys};
+use log::Log;
+use mark::Mark;
+use marks::Marks;
+use recovery::{Layout, Opened};
+use states::States;
+use tree::Tree;
+
+/// How an [`EmbeddedStore`] is opened. The defaults serve a relay with tens of thousands of users.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Go on without acked messages that are missing: their logs get a new epoch and end before the first of them.
+    pub accept_loss: bool,
+    /// Cache of table blocks, bytes.
+    pub cache_bytes: u64,
+    /// New rows kept in memory before they are written as a table, bytes; up to five times this may be in use.
+    pub write_buffer_bytes: u64,
+    /// States of logs kept in memory, so that appends to them need no lookup.
+    pub log_states_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            accept_loss: false,
+            cache_bytes: 64 << 20,
+            write_buffer_bytes: 16 << 20,
+            log_states_max: 1 << 16,
+        }
+    }
+}
+
+/// Logs in a directory of this machine. One process at a time.
+pub struct EmbeddedStore {
+    layout: Layout,
+    options: Options,
+    appender: Mutex<Appender>,
+    /// None while a full disk keeps it closed.
+    engine: RwLock<Option<Engine>>,
+    /// Held for as long as this value lives; declared last so that it is released last.
+    _lock: File,
+}
+
+/// What only the appending thread uses, and whether it may.
+struct Appender {
+    bytes: Vec<u8>,
+    keys: Keys,
+    health: Health,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Health {
+    Good,
+    /// The disk was full. What the last append left is unknown, so the tree is opened again once there is space.
+    Full,
+    /// A write or fsync failed for another reason: the kernel may have dropped what it took, so only a new start,
+    /// which reads everything from the disk again, may go on.
+    Failed(String),
+}
+
+struct Engine {
+    tree: Tree,
+    marks: Marks,
+    store_epoch: u64,
+    states: Mutex<States>,
+}
+
+impl EmbeddedStore {
+    /// Opens or makes the data directory and checks it against its marks, which takes about a second per 100,000 logs.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::Damaged`], [`StoreError::Full`] or [`StoreError::Unreadable`].
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self, StoreError> {
+        let layout = Layout::of(dir.as_ref());
+        let lock = lock(&layout)?;
+        let engine = Engine::new(recovery::open(&layout, &options)?, &options);
+        // Accepted once: what is missing later, when a full disk makes this open again, is a new loss.
+        let options = Options {
+            accept_loss: false,
+            ..options
+        };
+        let appender = Appender {
+            bytes: Vec::new(),
+            keys: Keys::default(),
+            health: Health::Good,
+        };
+        Ok(Self {
+            layout,
+            options,
+            appender: Mutex::new(appender),
+            engine: RwLock::new(Some(engine)),
+            _lock: lock,
+        })
+    }
+
+    fn appender(&self) -> MutexGuard<'_, Appender> {
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` on the open engine.
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Engine) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        work(engine.as_ref().ok_or_else(|| StoreError::Full {
+            path: self.layout.dir.clone(),
+        })?)
+    }
+
+    /// Refuses when an earlier write failed; opens the tree again when that was for want of space and there is some.
+    fn check_health(&self, appender: &mut Appender) -> Result<(), StoreError> {
+        match &appender.health {
+            Health::Good => return Ok(()),
+            Health::Failed(why) => {
+                let message = format!("{why}; restart the relay, which checks what is on the disk");
+                return Err(StoreError::Io(std::io::Error::other(message)));
+            }
+            Health::Full => (),
+        }
+        self.probe()?;
+        let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        drop(engine.take());
+        *engine = Some(Engine::new(
+            recovery::open(&self.layout, &self.options)?,
+            &self.options,
+        ));
+        appender.health = Health::Good;
+        Ok(())
+    }
+
+    /// Whether the disk takes a megabyte.
+    fn probe(&self) -> Result<(), StoreError> {
+        let path = self.layout.dir.join("probe");
+        let outcome = File::create(&path).and_then(|file| {
+            file.write_all_at(&[1; 1 << 20], 0)?;
+            file.sync_all()
+        });
+        let removed = std::fs::remove_file(&path);
+        outcome
+            .and(removed)
+            .map_err(|error| from_io(&self.layout.dir, error))
+    }
+
+    /// Remembers a failed write, and says what it means.
+    fn failed(&self, appender: &mut Appender, error: fjall::Error) -> StoreError {
+        let mut meaning = from_fjall(&self.layout.dir, error);
+        // A background write that failed shows only as fjall's refusal: see whether space was the reason.
+        if !matches!(meaning, StoreError::Full { .. })
+            && let Err(full @ StoreError::Full { .. }) = self.probe()
+        {
+            meaning = full;
+        }
+        appender.health = match &meaning {
+            StoreError::Full { .. } => Health::Full,
+            other => Health::Failed(format!("an earlier write failed ({other})")),
+        };
+        meaning
+    }
+
+    /// Notes in the marks what is durable now; an append is Ok only when this is written too.
+    fn note(
+        &self,
+        engine: &Engine,
+        appender: &mut Appender,
+        ends: &[(&Append, LogState)],
+    ) -> Result<(), StoreError> {
+        let marks = ends.iter().map(|(append, state)| {
+            let mark = Mark {
+                epoch: state.epoch,
+                last_seq: state.last_seq,
+                last_id: state.last_id,
+            };
+            (&*append.room, mark)
+        });
+        engine
+            .marks
+            .note(marks)
+            .map_err(|error| self.failed(appender, fjall::Error::Io(error)))
+    }
+}
+
+fn lock(layout: &Layout) -> Result<File, StoreError> {
+    let io = |error| from_io(&layout.dir, error);
+    std::fs::create_dir_all(&layout.dir).map_err(io)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(layout.dir.join("lock"))
+        .map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: layout.dir.clone(),
+        }),
+        Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+impl Engine {
+    fn new(opened: Opened, options: &Options) -> Self {
+        let Opened {
+            tree,
+            marks,
+            store_epoch,
+        } = opened;
+        Self {
+            tree,
+            marks,
+            store_epoch,
+            states: Mutex::new(States::new(options.log_states_max)),
+        }
+    }
+
+    fn states(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state of a log, not newer than any snapshot taken after this returns.
+    fn state(&self, dir: &Path, room: &str) -> Result<LogState, StoreError> {
+        if let Some(state) = self.states().get(room) {
+            return Ok(state);
+        }
+        Log::now(dir, &self.tree, room)?.state(self.store_epoch)
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn open_log(&self, room: &str) -> Result<LogState, StoreError> {
+        self.with(|engine| engine.state(&self.layout.dir, room))
+    }
+
+    fn append(&self, appends: &[Append]) -> Result<(), StoreError> {
+        let appender = &mut *self.appender();
+        self.check_health(appender)?;
+        self.with(|engine| {
+            let dir = &self.layout.dir;
+            let mut batch = engine
+                .tree
+                .batch(appends.iter().map(|append| append.records.len() + 1).sum());
+            let mut ends = Vec::with_capacity(appends.len());
+            for append in appends {
+                let mut state = engine.state(dir, &append.room)?;
+                let stored = stored_ids(dir, engine, append, state)?;
+                let first = append.records.first().map_or(0, |first| first.seq);
+                let skip = already_stored(append, state, |seq| {
+                    Ok(stored.get((seq - first) as usize).copied())
+                })?;
+                if append.records.is_empty() {
+                    continue;
+                }
+                appender.keys.set_room(&append.room)?;
+                let rows = &engine.tree.rows;
+                for record in &append.records[skip..] {
+                    if state.last_seq == 0
+                        && Log::now(dir, &engine.tree, &append.room)?
+                            .facts()?
+                            .is_none()
+                    {
+                        let facts = Facts {
+                            epoch: append.epoch,
+                            created_ms: record.time_ms,
+                            id_floor: 0,
+                        };
+                        state.epoch = append.epoch;
+                        batch.insert(rows, appender.keys.facts(), facts.encode());
+                    }
+                    if record.seq > 1 && layout::block_start(record.seq) == record.seq {
+                        let key = appender.keys.sparse(layout::block(record.seq));
+                        batch.insert(rows, key, record.id.to_be_bytes());
+                    }
+                    appender.bytes.clear();
+                    record.encode(&mut appender.bytes);
+                    batch.insert(
+                        rows,
+                        appender.keys.record(record.seq, record.id),
+                        &appender.bytes[..],
+                    );
+                    (state.last_seq, state.last_id) = (record.seq, record.id);
+                }
+                ends.push((append, state));
+            }
+            batch
+                .commit()
+                .map_err(|error| self.failed(appender, error))?;
+            self.note(engine, appender, &ends)?;
+            let mut states = engine.states();
+            for (append, state) in ends {
+                states.set(&append.room, state);
+            }
+            Ok(())
+        })
+    }
+
+    fn read(
+        &self,
+        room: &str,
+        first: u64,
+        last: u64,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        self.with(|engine| {
+            let head = engine.state(&self.layout.dir, room)?.last_seq;
+            let first = first.max(1);
+            let last = last
+                .min(head)
+                .min(first.saturating_add(limit as u64).saturating_sub(1));
+            if first > last || limit == 0 {
+                return Ok(Vec::new());
+            }
+            Log::now(&self.layout.dir, &engine.tree, room)?.range(first, last, head)
+        })
+    }
+
+    fn reserved_ids(&self) -> Result<u64, StoreError> {
+        self.with(|engine| {
+            Ok(engine
+                .tree
+                .setting(&self.layout.dir, layout::RESERVED)?
+                .unwrap_or(0))
+        })
+    }
+
+    fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
+        let appender = &mut *self.appender();
+        self.check_health(appender)?;
+        self.with(|engine| {
+            if engine
+                .tree
+                .setting(&self.layout.dir, layout::RESERVED)?
+                .unwrap_or(0)
+                >= until_ms
+            {
+                return Ok(());
+            }
+            let mut batch = engine.tree.batch(1);
+            batch.insert(&engine.tree.rows, layout::RESERVED, until_ms.to_be_bytes());
+            batch.commit().map_err(|error| self.failed(appender, error))
+        })
+    }
+}
+
+/// The stored ids from the append's first seq on, as far as both go; empty unless it repeats something.
+fn stored_ids(
+    dir: &Path,
+    engine: &Engine,
+    append: &Append,
+    state: LogState,
+) -> Result<Vec<u64>, StoreError> {
+    let (Some(first), Some(last)) = (append.records.first(), append.records.last()) else {
+        return Ok(Vec::new());
+    };
+    if first.seq == 0 || first.seq > state.last_seq || last.seq < first.seq {
+        return Ok(Vec::new());
+    }
+    let last = last.seq.min(state.last_seq);
+    let records =
+        Log::now(dir, &engine.tree, &append.room)?.range(first.seq, last, state.last_seq)?;
+    Ok(records.iter().map(|record| record.id).collect())
+}

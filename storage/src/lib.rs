@@ -10,7 +10,7 @@ pub mod memory;
 pub mod record;
 pub mod store;
 
-//pub use embedded::{EmbeddedStore, Options};
+pub use embedded::{EmbeddedStore, Options};
 pub use faulty::{Fault, FaultyStore};
 pub use memory::MemoryStore;
 pub use record::{Kind, Record};

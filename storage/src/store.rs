@@ -19,9 +19,11 @@ pub struct LogState {
 /// Records to append to one log: dense, ascending, the first directly after the last durable one.
 #[derive(Debug, Clone)]
 pub struct Append {
+    /// Whose log.
     pub room: Arc<str>,
     /// The epoch [`Store::open_log`] named; stored with the first record of a log.
     pub epoch: u64,
+    /// What to append.
     pub records: Vec<Arc<Record>>,
 }
 
@@ -55,30 +57,57 @@ pub trait Store: Send + Sync + 'static {
 /// What can go wrong. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Another process has the directory open.
     #[error("{path}: another relay is using this data directory; stop it, or name another one with --data", path = path.display())]
-    Locked { path: PathBuf },
-    #[error("{path}: no space left on this disk; free some, nothing that was acked is lost", path = path.display())]
-    Full { path: PathBuf },
-    /// A log is shorter than what was acked: refused, never silently shortened.
-    #[error("room {room:?}: messages {from}..={to} were acked but are missing from {path}; restore the directory from a backup, or start with --accept-loss to give this log a new epoch without them", path = path.display())]
-    Damaged {
+    Locked {
+        /// The data directory.
         path: PathBuf,
-        room: String,
-        from: u64,
-        to: u64,
     },
+    /// The append was not acked; repeat it unchanged once there is space.
+    #[error("{path}: no space left on this disk; free some, nothing that was acked is lost", path = path.display())]
+    Full {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A log is shorter than what was acked: refused, never silently shortened.
+    #[error("room {room:?}: messages {from}..={to} were acked but are missing from {path}; restore the directory from a backup, or start with --accept-loss to give this log a new epoch without them (rooms affected: {rooms})", path = path.display())]
+    Damaged {
+        /// The data directory.
+        path: PathBuf,
+        /// One of the rooms.
+        room: String,
+        /// Seq of its first missing message.
+        from: u64,
+        /// Seq of its last missing message.
+        to: u64,
+        /// How many rooms miss messages.
+        rooms: usize,
+    },
+    /// Something that cannot be used, why, and what to do.
     #[error("{path}: {message}", path = path.display())]
-    Unreadable { path: PathBuf, message: String },
+    Unreadable {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// Any other failure of the disk or the kernel.
     #[error("storage failed: {0}")]
     Io(#[from] std::io::Error),
     /// An append that does not follow the log's last record: a programming error of the caller or a second writer.
     #[error("room {room:?}: append at seq {found}, but the log continues at {expected}")]
     OutOfOrder {
+        /// The room.
         room: String,
+        /// The seq that would continue its log.
         expected: u64,
+        /// The seq that was refused.
         found: u64,
     },
     /// Bytes that are no record this version can read.
     #[error("a stored record cannot be read: {message}")]
-    BadRecord { message: String },
+    BadRecord {
+        /// Why.
+        message: String,
+    },
 }

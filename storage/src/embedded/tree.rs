@@ -1,0 +1,103 @@
+//! The LSM tree of one data directory: how it is opened and the few rows that are not about one log.
+
+use std::path::Path;
+
+use fjall::config::BlockSizePolicy;
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+};
+
+use super::Options;
+use super::error::{from_fjall, from_io, unreadable};
+use super::layout;
+use crate::StoreError;
+
+const ROWS: &str = "rows";
+/// Records of a log lie together, so larger blocks compress better and a page of history is one or two of them.
+const BLOCK_BYTES: u32 = 16 << 10;
+/// One flushes while the other compacts; with one alone a long compaction would hold up flushes, and they the appends.
+const WORKERS: usize = 2;
+/// The least fjall allows. Journals go as soon as their records are in tables; this is where it begins to hurry.
+const JOURNALS_BYTES_MAX: u64 = 64 << 20;
+const TABLE_FILES_OPEN_MAX: usize = 256;
+
+/// fjall's database with its one keyspace.
+#[derive(Clone)]
+pub struct Tree {
+    pub db: Database,
+    pub rows: Keyspace,
+}
+
+impl Tree {
+    /// Opens the tree in `dir`.
+    pub fn open(dir: &Path, options: &Options) -> Result<Self, StoreError> {
+        // Records are mostly shorter than what the journal would compress (4 KiB), and for the others CPU is dearer
+        // than journal bytes. Tables keep fjall's default: LZ4 from the second level down, where records stay.
+        let open = || {
+            let db = Database::builder(dir)
+                .cache_size(options.cache_bytes)
+                .journal_compression(CompressionType::None)
+                .max_cached_files(Some(TABLE_FILES_OPEN_MAX))
+                .max_journaling_size(JOURNALS_BYTES_MAX)
+                .worker_threads(WORKERS)
+                .open()?;
+            let rows = db.keyspace(ROWS, || {
+                KeyspaceCreateOptions::default()
+                    .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+                    .max_memtable_size(options.write_buffer_bytes)
+            })?;
+            Ok(Self { db, rows })
+        };
+        open().map_err(|error| from_fjall(dir, error))
+    }
+
+    /// Makes a new tree in `dir`, which must not exist. It appears there whole or not at all.
+    pub fn create(dir: &Path, options: &Options) -> Result<(), StoreError> {
+        let unfinished = dir.with_extension("unfinished");
+        let io = |error| from_io(dir, error);
+        match std::fs::remove_dir_all(&unfinished) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => (),
+        }
+        let tree = Self::open(&unfinished, options)?;
+        let mut batch = tree.batch(2);
+        batch.insert(
+            &tree.rows,
+            layout::FORMAT,
+            layout::FORMAT_VERSION.to_be_bytes(),
+        );
+        batch.insert(&tree.rows, layout::EPOCH, fastrand::u64(1..).to_be_bytes());
+        batch.commit().map_err(|error| from_fjall(dir, error))?;
+        drop(tree);
+        std::fs::rename(&unfinished, dir).map_err(io)?;
+        let parent = dir.parent().unwrap_or(dir);
+        std::fs::File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(io)
+    }
+
+    /// The number of a setting.
+    pub fn setting(&self, dir: &Path, name: &[u8]) -> Result<Option<u64>, StoreError> {
+        let Some(value) = self
+            .rows
+            .get(name)
+            .map_err(|error| from_fjall(dir, error))?
+        else {
+            return Ok(None);
+        };
+        let number = value.as_ref().try_into().map(u64::from_be_bytes);
+        number.map(Some).map_err(|_| {
+            unreadable(
+                dir,
+                "a setting is damaged; restore the directory from a backup".into(),
+            )
+        })
+    }
+
+    /// A batch whose commit returns when it is on disk (fdatasync of the journal). fjall shows its rows to readers
+    /// only after that, so nobody reads what a crash could take back.
+    pub fn batch(&self, rows: usize) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.db.clone(), rows)
+            .durability(Some(PersistMode::SyncData))
+    }
+}

@@ -1,0 +1,62 @@
+//! Records and appends for tests.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::sync::Arc;
+
+use protocol::Content;
+use storage::{Append, Kind, Record, Store};
+
+/// A record whose id and body follow from its seq.
+pub fn record(seq: u64) -> Record {
+    sized(seq, 20)
+}
+
+/// The same with a body of `bytes`.
+pub fn sized(seq: u64, bytes: usize) -> Record {
+    Record {
+        kind: Kind::Message,
+        seq,
+        id: id(seq),
+        time_ms: 1_800_000_000_000 + seq,
+        sender: format!("user{}", seq % 7).into(),
+        content: Content::Text,
+        body: (0..bytes)
+            .map(|at| (seq as usize * 31 + at * 7) as u8)
+            .collect(),
+        key: (seq % 2 == 0).then_some(u128::from(seq) << 64 | 5),
+    }
+}
+
+/// The id of the record `seq`.
+pub fn id(seq: u64) -> u64 {
+    (seq << 22) | 3
+}
+
+/// An append of the records `first..=last`.
+pub fn append(store: &dyn Store, room: &str, first: u64, last: u64) -> Append {
+    let epoch = store.open_log(room).unwrap().epoch;
+    Append {
+        room: room.into(),
+        epoch,
+        records: (first..=last).map(|seq| Arc::new(record(seq))).collect(),
+    }
+}
+
+/// Appends the records `first..=last`.
+pub fn fill(store: &dyn Store, room: &str, first: u64, last: u64) {
+    store.append(&[append(store, room, first, last)]).unwrap();
+}
+
+/// Checks that the log is exactly `1..=last`.
+pub fn assert_whole(store: &dyn Store, room: &str, last: u64) {
+    assert_eq!(
+        store.open_log(room).unwrap().last_seq,
+        last,
+        "room {room:?}"
+    );
+    let records = store.read(room, 1, u64::MAX, usize::MAX).unwrap();
+    assert_eq!(records.len() as u64, last, "room {room:?}");
+    for (found, seq) in records.iter().zip(1..) {
+        assert_eq!(found, &record(seq), "room {room:?}");
+    }
+}
