@@ -6,10 +6,24 @@
 //!
 //! This is the only crate of the workspace that may use `unsafe`.
 
-pub mod segment;
-pub mod ring;
-pub mod wake;
+mod event;
+mod listen;
+mod ring;
+mod segment;
+mod setup;
+mod wake;
 
-pub use ring::{Config, Event, Ring, Socket, SetupError};
+mod acceptor;
+mod arrivals;
+mod buffers;
+mod dial;
+mod queue;
+mod slots;
+mod token;
+
+pub use event::{Event, Socket};
+pub use listen::listener;
+pub use ring::Ring;
 pub use segment::{Chunk, Segment};
+pub use setup::{Config, SetupError};
 pub use wake::Wake;

@@ -1,115 +1,265 @@
 //! One io_uring with its table of sockets.
 
+use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::mem::{self, MaybeUninit};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::{Segment, Wake};
+use socket2::SockAddr;
 
-/// Sizes of a ring. All memory is allocated when it is made.
-#[derive(Debug, Clone, Copy)]
-pub struct Config {
-    /// Slots for connections, at most RLIMIT_NOFILE.
-    pub sockets: u16,
-    /// Provided receive buffers, a power of two.
-    pub recv_buffers: u16,
-    pub recv_buffer_bytes: u32,
-    /// Submission queue entries, a power of two; the completion queue has eight times as many.
-    pub queue_entries: u32,
-}
+use crate::acceptor::Acceptor;
+use crate::buffers::Buffers;
+use crate::event::{Event, Socket};
+use crate::queue::{BATCH, Queue};
+use crate::setup::{self, Config, SetupError};
+use crate::slots::Slots;
+use crate::token::Op;
+use crate::{Segment, Wake, dial};
 
-/// A connection of one ring. A slot that was closed and taken again has another generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Socket {
-    pub slot: u16,
-    pub generation: u32,
-}
-
-/// Why a ring could not be made; each message says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    #[error("io_uring is not available: {0}")]
-    Unavailable(String),
-    #[error("a ring of {sockets} sockets is over this process's limit of {limit} open files (ulimit -n)")]
-    TooManySockets { sockets: u16, limit: u64 },
-    #[error("cannot set up io_uring: {0}")]
-    Io(#[from] io::Error),
-}
-
-/// What happened. Errors are per socket; the ring itself goes on.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A new connection on a listener, as an ordinary descriptor: hand it to [`Ring::register`] of any ring, or
-    /// answer and drop it.
-    Accepted(OwnedFd),
-    /// Accepting failed (descriptors or memory ran out); the ring tries again at the next turn.
-    AcceptFailed(io::Error),
-    Connected(Socket, io::Result<()>),
-    /// Bytes from the peer, the caller's until the call returns; may be decoded in place.
-    Received(Socket, &'a mut [u8]),
-    /// The send ended: so many bytes were taken (maybe fewer than given). `WouldBlock`: none were, and
-    /// [`Ring::wait_writable`] tells when to try again.
-    Sent(Socket, io::Result<usize>),
-    Writable(Socket),
-    /// The peer closed (None) or the connection failed. Nothing more is received; call [`Ring::close`].
-    Ended(Socket, Option<io::Error>),
-    /// The slot is free; no further event of this socket comes.
-    Closed(Socket),
-}
+mod completion;
+mod teardown;
 
 /// An io_uring of one thread, its fixed-file table and its receive buffers.
-pub struct Ring {}
+///
+/// Every operation is queued only; [`Ring::turn`] hands them to the kernel. Dropping the ring closes its sockets.
+pub struct Ring {
+    queue: Queue,
+    slots: Slots,
+    buffers: Buffers,
+    acceptors: Vec<Acceptor>,
+    /// Target addresses, kept in place while their connects are pending.
+    targets: HashMap<u16, Box<SockAddr>>,
+    /// Sockets whose receive ended because no buffer was left, in order.
+    starved: VecDeque<Socket>,
+    wake: Wake,
+}
 
 impl Ring {
     /// `wake` is notified when completions arrive.
-    pub fn new(_config: Config, _wake: &Wake) -> Result<Self, SetupError> {
-        unimplemented!()
+    pub fn new(config: Config, wake: &Wake) -> Result<Self, SetupError> {
+        let ring = setup::build(&config)?;
+        let buffers = Buffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes)
+            .map_err(setup::explain)?;
+        ring.submitter()
+            .register_eventfd(wake.fd().as_raw_fd())
+            .map_err(setup::explain)?;
+        Ok(Self {
+            queue: Queue::new(ring),
+            slots: Slots::new(config.sockets),
+            buffers,
+            acceptors: Vec::new(),
+            targets: HashMap::new(),
+            starved: VecDeque::new(),
+            wake: wake.clone(),
+        })
     }
+
     /// Free slots.
     pub fn free(&self) -> usize {
-        unimplemented!()
+        self.slots.free()
     }
+
     /// Accepts from this listener until [`Ring::stop_listening`].
-    pub fn listen(&mut self, _listener: TcpListener) {
-        unimplemented!()
+    pub fn listen(&mut self, listener: TcpListener) {
+        self.acceptors.push(Acceptor {
+            listener: Some(listener),
+            stopping: false,
+            pending: false,
+        });
+        self.arm_accept(self.acceptors.len() - 1);
     }
-    /// Stops accepting and closes the listener(s).
+
+    /// Stops accepting and closes the listener(s), within the next turns; until then connections may still come.
     pub fn stop_listening(&mut self) {
-        unimplemented!()
+        for (acceptor, index) in self.acceptors.iter_mut().zip(0..) {
+            acceptor.stopping = true;
+            if acceptor.pending {
+                self.queue.cancel_accept(index);
+            } else {
+                acceptor.listener = None;
+            }
+        }
     }
+
     /// Moves an accepted connection into a slot and starts to receive. Gives the descriptor back when no slot is free.
-    pub fn register(&mut self, _fd: OwnedFd) -> Result<Socket, OwnedFd> {
-        unimplemented!()
+    pub fn register(&mut self, fd: OwnedFd) -> Result<Socket, OwnedFd> {
+        let Some(socket) = self.slots.take() else {
+            return Err(fd);
+        };
+        self.queue.place(socket.slot, fd);
+        self.receive_if_wanted(socket);
+        Ok(socket)
     }
+
     /// Opens a connection from `source` (port 0 with IP_BIND_ADDRESS_NO_PORT); [`Event::Connected`] tells the outcome
     /// and, when it is good, receiving has started. `WouldBlock` when no slot is free.
-    pub fn connect(&mut self, _source: Option<SocketAddr>, _target: SocketAddr) -> io::Result<Socket> {
-        unimplemented!()
+    pub fn connect(
+        &mut self,
+        source: Option<SocketAddr>,
+        target: SocketAddr,
+    ) -> io::Result<Socket> {
+        if self.free() == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let fd = dial::socket(source, target)?;
+        let socket = self.slots.take().expect("a slot is free");
+        self.queue.place(socket.slot, fd.into());
+        self.slots
+            .get(socket)
+            .expect("just taken")
+            .start(Op::Connect);
+        let target = self
+            .targets
+            .entry(socket.slot)
+            .insert_entry(Box::new(target.into()));
+        // SAFETY: the boxed address stays in `targets` until the connect has completed (see `completion`) and the slot
+        // is not taken again before.
+        unsafe { self.queue.connect(socket, target.get()) };
+        Ok(socket)
     }
+
     /// Queues one SEND (MSG_DONTWAIT | MSG_NOSIGNAL). At most one may be in flight per socket (asserted).
-    pub fn send(&mut self, _socket: Socket, _segment: Segment) {
-        unimplemented!()
+    pub fn send(&mut self, socket: Socket, segment: Segment) {
+        let Some(slot) = self.slots.open(socket) else {
+            return;
+        };
+        slot.start(Op::Send);
+        let segment = slot.sending.insert(segment);
+        // SAFETY: the slot keeps the segment, and with it its bytes, until the send has completed; a ring that is
+        // dropped before that forgets its slots (see `teardown`).
+        unsafe { self.queue.send(socket, segment) };
     }
-    /// Arms one writability poll; answers with [`Event::Writable`].
-    pub fn wait_writable(&mut self, _socket: Socket) {
-        unimplemented!()
+
+    /// Arms one writability poll; answers with [`Event::Writable`]. At most one may be armed per socket (asserted).
+    pub fn wait_writable(&mut self, socket: Socket) {
+        if let Some(slot) = self.slots.open(socket) {
+            slot.start(Op::Writable);
+            self.queue.writable(socket);
+        }
     }
-    /// Stops receiving for now (a reader that is slow on purpose); bytes stay in the kernel.
-    pub fn pause(&mut self, _socket: Socket) {
-        unimplemented!()
+
+    /// Stops receiving for now (a reader that is slow on purpose); bytes stay in the kernel. What was received before
+    /// may still come in the next turns.
+    pub fn pause(&mut self, socket: Socket) {
+        if let Some(slot) = self.slots.open(socket) {
+            slot.set_paused(true);
+            self.cancel(Op::Receive, socket);
+        }
     }
+
     /// Goes on after [`Ring::pause`].
-    pub fn resume(&mut self, _socket: Socket) {
-        unimplemented!()
+    pub fn resume(&mut self, socket: Socket) {
+        if let Some(slot) = self.slots.open(socket) {
+            slot.set_paused(false);
+            self.receive_if_wanted(socket);
+        }
     }
-    /// Ends the connection: pending operations end, the peer gets what was sent and a FIN; [`Event::Closed`] follows.
+
+    /// Ends the connection: pending operations end, the peer gets what was sent and a FIN (a reset, when bytes it sent
+    /// are still unread); [`Event::Closed`] follows, and no other event of this socket.
     /// Calls for a socket that is closing or closed already are ignored.
-    pub fn close(&mut self, _socket: Socket) {
-        unimplemented!()
+    pub fn close(&mut self, socket: Socket) {
+        if let Some(slot) = self.slots.open(socket) {
+            slot.set_closing();
+            for op in [Op::Receive, Op::Writable, Op::Connect] {
+                self.cancel(op, socket);
+            }
+            self.close_if_idle(socket);
+        }
     }
+
     /// Enters the kernel once: submits what is queued and takes what has completed, giving each event to `each` until
-    /// no completion is left. Returns how many events there were.
-    pub fn turn(&mut self, _each: impl FnMut(Event<'_>)) -> usize {
-        unimplemented!()
+    /// no completion is left (or a whole queue of them was read: then the wake is notified). Returns how many events
+    /// there were.
+    pub fn turn(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
+        self.queue.mute();
+        if self.queue.has_unsubmitted() || self.queue.kernel_holds_completions() {
+            self.queue.submit();
+        }
+        let mut events = 0;
+        let mut batch = [const { MaybeUninit::uninit() }; BATCH];
+        let mut left = self.queue.capacity();
+        while left > 0 {
+            let completions = self.queue.take(&mut batch);
+            for completion in completions {
+                events += usize::from(self.complete(completion, &mut each));
+            }
+            left = left.saturating_sub(completions.len().max(1));
+            if completions.is_empty() {
+                if !self.queue.kernel_holds_completions() {
+                    break;
+                }
+                self.queue.submit();
+            }
+        }
+        self.feed_starved();
+        self.finish_turn();
+        events
+    }
+
+    /// Submits what the turn itself has queued, and sees to it that nothing waits unnoticed.
+    fn finish_turn(&mut self) {
+        let told = self.queue.unmute();
+        if self.queue.has_unsubmitted() {
+            self.queue.submit();
+        }
+        if !told || !self.starved.is_empty() || self.queue.has_unsubmitted() {
+            self.wake.wake();
+        }
+    }
+
+    /// Receives again on sockets that found no buffer, as many as there are buffers: each has bytes waiting.
+    fn feed_starved(&mut self) {
+        for _ in 0..self.starved.len().min(self.buffers.count()) {
+            if let Some(socket) = self.starved.pop_front() {
+                self.receive_if_wanted(socket);
+            }
+        }
+    }
+
+    fn receive_if_wanted(&mut self, socket: Socket) {
+        if let Some(slot) = self.slots.get(socket).filter(|slot| slot.wants_receive()) {
+            slot.start(Op::Receive);
+            self.queue.receive(socket);
+        }
+    }
+
+    fn arm_accept(&mut self, index: usize) {
+        let acceptor = &mut self.acceptors[index];
+        if let Some(listener) = acceptor.listener.as_ref().filter(|_| !acceptor.stopping) {
+            acceptor.pending = true;
+            self.queue.accept(listener, index as u16);
+        }
+    }
+
+    /// Cancels the operation if it is pending. The slot's wish (paused or closing) says that it is to stay ended.
+    fn cancel(&mut self, op: Op, socket: Socket) {
+        if self
+            .slots
+            .get(socket)
+            .is_some_and(|slot| slot.is_pending(op))
+        {
+            self.queue.cancel(op, socket);
+        }
+    }
+
+    /// The last step of closing, once every operation on the slot has ended.
+    fn close_if_idle(&mut self, socket: Socket) {
+        if let Some(slot) = self
+            .slots
+            .get(socket)
+            .filter(|slot| slot.is_closing() && slot.is_idle())
+        {
+            slot.start(Op::Close);
+            self.queue.close(socket);
+        }
+    }
+
+    /// Leaks everything that the kernel may still read or write.
+    fn leak(&mut self) {
+        mem::forget(mem::replace(&mut self.slots, Slots::new(0)));
+        mem::forget(mem::take(&mut self.targets));
+        self.buffers.leak();
     }
 }

@@ -1,30 +1,70 @@
 //! One eventfd per thread: its rings, other threads and signal handlers all wake it the same way.
 
-use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Cheap to clone and to send to other threads.
 #[derive(Clone, Debug)]
-pub struct Wake {}
+pub struct Wake {
+    eventfd: Arc<File>,
+}
 
 impl Wake {
-    pub fn new() -> std::io::Result<Self> {
-        unimplemented!()
+    /// A wake that nobody has used yet. Fails when descriptors run out.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointer is passed; the result is checked below.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else owns it.
+        let eventfd = unsafe { File::from_raw_fd(fd) };
+        Ok(Self {
+            eventfd: Arc::new(eventfd),
+        })
     }
+
     /// Makes the owner's next or current wait return. Never blocks.
     pub fn wake(&self) {
-        unimplemented!()
+        // It fails only when the counter is full, and then it is readable anyway.
+        let _ = (&*self.eventfd).write(&1u64.to_ne_bytes());
     }
+
     /// Forgets past wake-ups; call before looking at the queues, then look, then wait.
     pub fn clear(&self) {
-        unimplemented!()
+        // It fails only when there is nothing to forget.
+        let _ = (&*self.eventfd).read(&mut [0; 8]);
     }
+
     /// Blocks the thread until woken or until the time is over (loadgen and tests; the relay waits inside glommio on
     /// [`Wake::fd`], which is readable when woken).
-    pub fn wait(&self, _timeout: Duration) {
-        unimplemented!()
+    pub fn wait(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let mut poll = libc::pollfd {
+            fd: self.eventfd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = libc::timespec {
+                tv_sec: left.as_secs() as _,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            // SAFETY: both pointers are to live local values, the count is 1, and a null mask leaves signals alone.
+            let ready = unsafe { libc::ppoll(&raw mut poll, 1, &raw const left, std::ptr::null()) };
+            // A ring's work runs in this thread and interrupts the call: it goes on for the time that is left.
+            if ready >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                return;
+            }
+        }
     }
+
+    /// Readable when woken.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        unimplemented!()
+        self.eventfd.as_fd()
     }
 }
