@@ -1,0 +1,50 @@
+# Everything there is to run. `./just` lists it; `./just --show NAME` prints what a recipe does.
+
+set positional-arguments
+
+autobahn_ci := "1 2 3 4 5 6 7 10"
+autobahn_all := "1 2 3 4 5 6 7 9 10"
+
+# This list
+default:
+    @'{{ just_executable() }}' --justfile '{{ justfile() }}' --list --unsorted
+
+# 70,000 users in 1,000 rooms (Zipf 1.0), one message a minute each, for 60 s; result in bench-results/runs
+demo *flags:
+    @tools/demo demo --users 70000 --rate 1/min --rooms 1000 --distribution zipf:1.0 --duration 60s "$@"
+
+# The demo with the same users in 1,000 rooms of equal size
+demo-equal *flags:
+    @tools/demo demo-equal --users 70000 --rate 1/min --rooms 1000 --distribution uniform --duration 60s "$@"
+
+# Every check there is: lint, unit, property and simulation tests, real processes, conformance
+test: lint && conformance centrifuge
+    cargo test --workspace --locked
+
+# Formatting, clippy and documentation, warnings being errors
+lint: _toolchain
+    cargo fmt --all -- --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+# Replay one simulation of whole shards by the seed that a failure printed
+sim seed: _toolchain
+    SIM_SEED="$1" cargo test -p relay --locked --test simulation -- --nocapture replay
+
+# RFC 6455 by the Autobahn suite, the 247 cases of CI
+conformance: _relay
+    @conformance/autobahn/run target/debug/relay {{ autobahn_ci }}
+
+# RFC 6455 by the Autobahn suite, with its large messages too: 301 cases
+conformance-full: _relay
+    @conformance/autobahn/run target/debug/relay {{ autobahn_all }}
+
+# The public Centrifuge SDK and clients by hand against the relay
+centrifuge: _relay
+    @conformance/centrifuge/run target/debug/relay
+
+_toolchain:
+    @tools/need cargo cc git
+
+_relay: _toolchain
+    cargo build --locked -p relay

@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+
+import { startRelay } from '../relay.js';
+import { connect, join, next, publishMany } from '../sdk.js';
+
+let relay;
+before(async () => {
+  relay = await startRelay({ after }, '--ping-interval-ms', '1000', '--idle-timeout-ms', '3000', '--user-publish-rate', '1000', '--session-publish-rate', '1000');
+});
+
+test('two clients chat in one room, in texts and in JSON objects', async (t) => {
+  const ann = await join(connect(t, relay, 'ann').client, 'chat');
+  const bob = await join(connect(t, relay, 'bob').client, 'chat');
+
+  await ann.subscription.publish('안녕하세요 👋');
+  await bob.inbox.holds(1);
+  await bob.subscription.publish({ text: 'hi', nested: { list: [1, 2.5, null, true], big: 9007199254740991 } });
+  await ann.inbox.holds(2);
+
+  for (const { inbox } of [ann, bob]) {
+    await inbox.holds(2);
+    assert.deepEqual(inbox.bodies, ['안녕하세요 👋', { text: 'hi', nested: { list: [1, 2.5, null, true], big: 9007199254740991 } }]);
+    assert.deepEqual(inbox.offsets, [1, 2]);
+    assert.deepEqual(inbox.publications.map(({ info }) => info.user), ['ann', 'bob']);
+    const ids = inbox.publications.map(({ tags }) => tags.id);
+    for (const id of ids) assert.match(id, /^[0-9]+$/);
+    assert.ok(BigInt(ids[0]) < BigInt(ids[1]), `ids are ordered by time: ${ids}`);
+  }
+  assert.deepEqual(ann.inbox.publications.map(({ tags }) => tags.id), bob.inbox.publications.map(({ tags }) => tags.id));
+});
+
+test('a message stays in its room', async (t) => {
+  const { client } = connect(t, relay, 'ann');
+  const tea = await join(client, 'tea');
+  const coffee = await join(client, 'coffee');
+  await tea.subscription.publish('for tea');
+  await coffee.subscription.publish('for coffee');
+  await Promise.all([tea.inbox.holds(1), coffee.inbox.holds(1)]);
+  assert.deepEqual([tea.inbox.bodies, coffee.inbox.bodies], [['for tea'], ['for coffee']]);
+});
+
+test('a client that names no user gets a name of its own', async (t) => {
+  const rooms = await Promise.all([1, 2].map(() => join(connect(t, relay).client, 'anonymous')));
+  for (const { subscription } of rooms) await subscription.publish('who am I?');
+  await rooms[0].inbox.holds(2);
+  const [first, second] = rooms[0].inbox.publications.map(({ info }) => info.user);
+  assert.ok(first && second && first !== second, `${first} and ${second}`);
+});
+
+test('history gives the newest messages, those since an offset, and the head alone', async (t) => {
+  const { subscription } = await join(connect(t, relay, 'ann').client, 'history');
+  await publishMany(subscription, 'line', 20);
+  const offsets = (page) => page.publications.map(({ offset }) => offset);
+
+  const newest = await subscription.history({ limit: 3, reverse: true });
+  assert.deepEqual(offsets(newest), [20, 19, 18]);
+  assert.deepEqual(newest.publications.map(({ data }) => data), ['line 20', 'line 19', 'line 18']);
+  assert.equal(newest.offset, 20);
+  assert.ok(newest.epoch);
+
+  const since = await subscription.history({ limit: 4, since: { offset: 10, epoch: newest.epoch } });
+  assert.deepEqual(offsets(since), [11, 12, 13, 14]);
+  assert.deepEqual(since.publications.map(({ info }) => info.user), ['ann', 'ann', 'ann', 'ann']);
+
+  const head = await subscription.history({ limit: 0 });
+  assert.deepEqual([head.publications, head.offset, head.epoch], [[], 20, newest.epoch]);
+});
+
+test('after unsubscribe nothing comes, and subscribing again goes on', async (t) => {
+  const ann = await join(connect(t, relay, 'ann').client, 'leaving');
+  const { client, network } = connect(t, relay, 'bob');
+  const bob = await join(client, 'leaving');
+  bob.subscription.unsubscribe();
+  // The relay answers commands in order: with this reply it has taken the unsubscribe.
+  await client.history('leaving', { limit: 0 });
+  const pushes = [];
+  network.socket.on('message', (message) => pushes.push(message.toString()));
+
+  await publishMany(ann.subscription, 'unheard', 3);
+  await ann.inbox.holds(3);
+  await client.history('leaving', { limit: 0 });
+  assert.ok(!pushes.some((push) => push.includes('unheard')), `came after unsubscribe: ${pushes}`);
+
+  const again = next(bob.subscription, 'subscribed');
+  bob.subscription.subscribe();
+  await again;
+  await ann.subscription.publish('heard');
+  await bob.inbox.holds(1);
+  assert.deepEqual(bob.inbox.bodies, ['heard']);
+});
+
+test('pings keep an idle client alive past the idle timeout', { timeout: 60_000 }, async (t) => {
+  const { client, network } = connect(t, relay, 'ann', { maxServerPingDelay: 2000 });
+  await next(client, 'connected');
+  let pings = 0;
+  await new Promise((resolve) => {
+    network.socket.on('message', (message) => (pings += message.toString() === '{}') === 5 && resolve());
+    client.once('connecting', resolve);
+  });
+  assert.equal(pings, 5);
+  assert.equal(network.sockets.length, 1, 'on one and the same connection');
+});

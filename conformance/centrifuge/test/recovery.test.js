@@ -1,0 +1,120 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { startRelay } from '../relay.js';
+import { connect, join, next, publishMany, texts } from '../sdk.js';
+
+const fastPublisher = ['--user-publish-rate', '1000', '--session-publish-rate', '1000'];
+const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => from + i);
+
+/** Two members of a room with one message each, the second one's network at hand. */
+async function annAndBob(t, relay, room) {
+  const ann = await join(connect(t, relay, 'ann').client, room);
+  const { client, network } = connect(t, relay, 'bob');
+  const bob = await join(client, room);
+  await ann.subscription.publish('before');
+  await Promise.all([ann.inbox.holds(1), bob.inbox.holds(1)]);
+  return { ann, bob: { ...bob, network } };
+}
+
+test('a client that lost its connection recovers everything it missed, in order, once', async (t) => {
+  const relay = await startRelay(t, ...fastPublisher);
+  const { ann, bob } = await annAndBob(t, relay, 'lossy');
+
+  bob.network.cut();
+  await publishMany(ann.subscription, 'missed', 100);
+  assert.deepEqual(bob.inbox.bodies, ['before']);
+  bob.network.restore();
+  await bob.inbox.holds(101);
+  await ann.subscription.publish('after');
+  await bob.inbox.holds(102);
+
+  assert.deepEqual(bob.inbox.bodies, ['before', ...texts('missed', 100), 'after']);
+  assert.deepEqual(bob.inbox.offsets, numbers(1, 102));
+  assert.deepEqual([bob.joins[1].wasRecovering, bob.joins[1].recovered], [true, true]);
+});
+
+test('a connection that breaks while others talk loses and repeats nothing', async (t) => {
+  const relay = await startRelay(t, ...fastPublisher);
+  const { ann, bob } = await annAndBob(t, relay, 'torn');
+
+  const talking = publishMany(ann.subscription, 'torn', 100);
+  for (const seen of [20, 50, 80]) {
+    await bob.inbox.holds(seen);
+    const back = next(bob.subscription, 'subscribed');
+    bob.network.tear();
+    assert.equal((await back).recovered, true);
+  }
+  await talking;
+  await bob.inbox.holds(101);
+
+  assert.deepEqual(bob.inbox.bodies, ['before', ...texts('torn', 100)]);
+  assert.deepEqual(bob.inbox.offsets, numbers(1, 101));
+  assert.equal(bob.network.sockets.length, 4);
+});
+
+test('after kill -9 and a restart clients recover under the same epoch and every ack is kept', async (t) => {
+  const relay = await startRelay(t, ...fastPublisher);
+  const { ann, bob } = await annAndBob(t, relay, 'crash');
+  await publishMany(ann.subscription, 'acked', 50);
+
+  assert.equal(await relay.stop('SIGKILL'), null);
+  const back = Promise.all([next(ann.subscription, 'subscribed'), next(bob.subscription, 'subscribed')]);
+  await relay.start();
+  for (const { recovered } of await back) assert.equal(recovered, true);
+  await ann.subscription.publish('after the crash');
+  await bob.inbox.holds(52);
+
+  assert.deepEqual(bob.inbox.bodies, ['before', ...texts('acked', 50), 'after the crash']);
+  assert.deepEqual(bob.inbox.offsets, numbers(1, 52));
+  const [first, second] = bob.joins.map(({ streamPosition }) => streamPosition.epoch);
+  assert.ok(first);
+  assert.equal(second, first);
+});
+
+test('on SIGTERM the relay closes with 1001, ends well, and clients come back to the next one', async (t) => {
+  const relay = await startRelay(t, ...fastPublisher);
+  const { ann, bob } = await annAndBob(t, relay, 'restart');
+  await publishMany(ann.subscription, 'said', 10);
+
+  const code = new Promise((resolve) => bob.network.socket.once('close', resolve));
+  assert.equal(await relay.stop('SIGTERM'), 0);
+  assert.equal(await code, 1001);
+  const back = Promise.all([next(ann.subscription, 'subscribed'), next(bob.subscription, 'subscribed')]);
+  await relay.start();
+  for (const { recovered } of await back) assert.equal(recovered, true);
+  await bob.subscription.publish('back again');
+  await ann.inbox.holds(12);
+
+  for (const { inbox } of [ann, bob]) {
+    await inbox.holds(12);
+    assert.deepEqual(inbox.bodies, ['before', ...texts('said', 10), 'back again']);
+  }
+});
+
+test('a position is recovered from when it is the room\'s, and refused aloud when it is not', async (t) => {
+  const relay = await startRelay(t, ...fastPublisher, '--recovery-messages-max', '30');
+  const ann = await join(connect(t, relay, 'ann').client, 'positions');
+  await publishMany(ann.subscription, 'line', 40);
+  const { epoch } = ann.joins[0].streamPosition;
+  const joinSince = async (user, since) => {
+    const member = await join(connect(t, relay, user).client, 'positions', { since });
+    return { ...member, context: member.joins[0] };
+  };
+
+  const near = await joinSince('near', { offset: 30, epoch });
+  await near.inbox.holds(10);
+  assert.deepEqual([near.context.wasRecovering, near.context.recovered], [true, true]);
+  assert.deepEqual(near.inbox.offsets, numbers(31, 40));
+
+  let head = 40;
+  for (const [user, since] of [['far', { offset: 5, epoch }], ['foreign', { offset: 39, epoch: 'another' }]]) {
+    const refused = await joinSince(user, since);
+    assert.deepEqual([refused.context.wasRecovering, refused.context.recovered], [true, false], user);
+    assert.deepEqual(refused.context.streamPosition, { offset: head, epoch }, user);
+    await ann.subscription.publish(`for ${user}`);
+    head += 1;
+    await refused.inbox.holds(1);
+    assert.deepEqual(refused.inbox.bodies, [`for ${user}`]);
+  }
+});
