@@ -59,6 +59,11 @@ impl Dialect {
         }
     }
 
+    /// A gap ends the membership: the client joins again from the last message it has, and so recovers it.
+    pub fn gap_ends_membership(self) -> bool {
+        self == Self::Centrifuge
+    }
+
     /// Status code and reason of the close frame that ends a connection of this dialect.
     pub fn close(self, why: Close) -> (u16, &'static str) {
         match self {

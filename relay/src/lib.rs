@@ -12,5 +12,5 @@ pub mod feed;
 pub mod tempo;
 pub mod mesh;
 pub mod shard;
-//pub mod persist;
-//pub mod serve;
+pub mod persist;
+pub mod serve;

@@ -66,6 +66,8 @@ pub struct Session {
     pub sending: Sending,
     /// In the shard's list of sessions to look at before the turn ends.
     pub dirty: bool,
+    /// One connection too many: its handshake is answered 503.
+    pub refused: bool,
     /// The socket is closed once everything queued is sent.
     pub close_when_sent: bool,
     /// Tenths of a second since the shard began: when it was last heard and pinged.
@@ -92,6 +94,7 @@ impl Session {
             speaks: Speaks::Echo,
             sending: Sending::Nothing,
             dirty: false,
+            refused: false,
             close_when_sent: false,
             heard_ds: now_ds,
             pinged_ds: now_ds,

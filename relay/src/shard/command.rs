@@ -16,6 +16,9 @@ use crate::session::{Phase, Session, Speaks};
 
 /// Where conformance suites find the echo.
 const ECHO_PATH: &str = "/echo";
+/// What a client reads when the relay is full, and when it may try again, seconds.
+pub const FULL: &str = "This relay has as many connections as it may (--max-connections).\n";
+pub const FULL_RETRY_S: u32 = 5;
 /// Size of a request head, bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
@@ -52,11 +55,14 @@ impl Shard {
             handshake::Request::Refused { response } => return refuse(session, response),
             handshake::Request::Upgrade { upgrade, used } => (upgrade, used),
         };
-        let answer = |status, body: &str| {
+        let answer = |status, body: &str, retry_after_s| {
             let mut response = Vec::new();
-            handshake::refuse(status, body, None, &mut response);
+            handshake::refuse(status, body, retry_after_s, &mut response);
             response
         };
+        if session.refused {
+            return refuse(session, answer(503, FULL, Some(FULL_RETRY_S)));
+        }
         let subprotocol = if self.setup.echo && upgrade.path == ECHO_PATH {
             session.speaks = Speaks::Echo;
             None
@@ -64,11 +70,11 @@ impl Shard {
             session.speaks = Speaks::Dialect(dialect);
             match dialect.choose_subprotocol(&upgrade.subprotocols) {
                 Ok(subprotocol) => subprotocol,
-                Err(malformed) => return refuse(session, answer(400, &malformed.0)),
+                Err(malformed) => return refuse(session, answer(400, &malformed.0, None)),
             }
         } else {
             let body = format!("No WebSocket here. Use {} or {}.\n", protocol::native::PATH, centrifuge::PATH);
-            return refuse(session, answer(404, &body));
+            return refuse(session, answer(404, &body, None));
         };
         handshake::accept(&upgrade, subprotocol, &mut session.replies);
         session.phase = Phase::Open;
@@ -79,12 +85,12 @@ impl Shard {
         let max = self.setup.limits.frame_bytes_max;
         let mut decoder = mem::replace(&mut session.decoder, Decoder::new(Role::Server, max));
         let mut at = 0;
-        while at < bytes.len() && !session.close_when_sent {
+        // To the end even when nothing is left: that is when a delivered message's buffer is freed.
+        while !session.close_when_sent {
             match decoder.next(&mut bytes[at..]) {
-                Ok((used, incoming)) => {
-                    if let Some(incoming) = incoming {
-                        self.on_incoming(session, &incoming);
-                    }
+                Ok((_, None)) => break,
+                Ok((used, Some(incoming))) => {
+                    self.on_incoming(session, &incoming);
                     at += used;
                 }
                 Err(error) => {

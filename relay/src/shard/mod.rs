@@ -16,6 +16,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt};
 use protocol::snowflake::Snowflake;
 
+pub use self::command::{FULL, FULL_RETRY_S};
 pub use self::outbox::{Outbox, Stats, StoreReply, StoreRequest};
 use crate::config::Limits;
 use crate::feed::Feed;
@@ -143,10 +144,11 @@ impl Shard {
         self.now = now;
     }
 
-    /// A connection was accepted.
-    pub fn on_open(&mut self, id: SessionId) {
+    /// A connection was accepted; one that is not `admitted` is one too many and answered 503.
+    pub fn on_open(&mut self, id: SessionId, admitted: bool) {
         self.stats.opened += 1;
-        let session = Session::new(id, self.setup.limits.frame_bytes_max, self.now.ds());
+        let mut session = Session::new(id, self.setup.limits.frame_bytes_max, self.now.ds());
+        session.refused = !admitted;
         self.sessions.open(session);
     }
 

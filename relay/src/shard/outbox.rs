@@ -59,3 +59,20 @@ pub struct Stats {
     pub idle_closed: u64,
     pub refused: u64,
 }
+
+impl std::ops::Add for Stats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            opened: self.opened + other.opened,
+            published: self.published + other.published,
+            stored: self.stored + other.stored,
+            visits: self.visits + other.visits,
+            gaps: self.gaps + other.gaps,
+            slow_closed: self.slow_closed + other.slow_closed,
+            idle_closed: self.idle_closed + other.idle_closed,
+            refused: self.refused + other.refused,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What drives the shards: threads, rings, lanes, signals. The only place that knows a runtime.
+
+mod core;
+mod admission;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use flume::Receiver;
+use glommio::{LocalExecutorBuilder, Placement};
+use storage::Store;
+use uring::Wake;
+
+pub use self::admission::Capacity;
+use self::core::{Core, Links};
+use crate::config::Limits;
+use crate::persist::{self, ReplyTo};
+use crate::shard::{Setup, Stats};
+
+/// What a relay is started with.
+pub struct Plan {
+    pub listen: SocketAddr,
+    pub store: Arc<dyn Store>,
+    pub shards: usize,
+    pub node: u16,
+    pub limits: Limits,
+    /// Serve only `/echo`.
+    pub echo: bool,
+}
+
+/// Batches that a lane between two shards holds; more wait in the sender's outbox.
+const LANE_BATCHES: usize = 256;
+/// Connections that may wait to be handed to another shard.
+const HANDOVERS_MAX: usize = 1024;
+
+/// What the shards' threads tell the main one.
+enum Report {
+    Ready,
+    Failed(String),
+    Ended(Stats),
+    Signal,
+}
+
+/// Runs a relay until SIGTERM or SIGINT; `ready` is called with its address once it accepts.
+pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Result<()> {
+    let capacity = Capacity::new(&plan.limits, plan.shards)?;
+    let (address, listeners) = listen(&plan)?;
+    let wakes = (0..plan.shards).map(|_| Wake::new()).collect::<Result<Vec<_>, _>>().context("cannot make an eventfd")?;
+    let (reply_to, mut replies): (Vec<_>, Vec<_>) = wakes
+        .iter()
+        .map(|wake| {
+            let (replies, incoming) = flume::unbounded();
+            (ReplyTo { replies, wake: wake.clone() }, Some(incoming))
+        })
+        .unzip();
+    let (persist, threads, ids_after_ms) =
+        persist::start(plan.store.clone(), plan.limits.tail_messages_max, reply_to)?;
+    let (reports, reported) = flume::unbounded();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut links = Links::mesh(&wakes, LANE_BATCHES, HANDOVERS_MAX);
+    let cores = core_ids(plan.shards);
+    for (shard, listener) in listeners.into_iter().enumerate() {
+        let setup = Setup {
+            shard,
+            shards: plan.shards,
+            node: plan.node,
+            ids_after_ms,
+            limits: plan.limits.clone(),
+            echo: plan.echo,
+            seed: fastrand::u64(..),
+        };
+        let parts = core::Parts {
+            setup,
+            listener,
+            capacity,
+            links: links.remove(0),
+            persist: persist.clone(),
+            replies: replies[shard].take().expect("each shard has its replies"),
+            stop: stop.clone(),
+        };
+        let reports = reports.clone();
+        LocalExecutorBuilder::new(cores.get(shard).map_or(Placement::Unbound, |&core| Placement::Fixed(core)))
+            .name(&format!("shard-{shard}"))
+            .io_memory(64 * 1024)
+            .spawn(move || async move {
+                let report = match Core::new(parts) {
+                    Ok(core) => {
+                        let _ = reports.send(Report::Ready);
+                        Report::Ended(core.run().await)
+                    }
+                    Err(error) => Report::Failed(error.to_string()),
+                };
+                let _ = reports.send(report);
+            })
+            .map_err(|error| anyhow::anyhow!("cannot start a shard: {error}; {IO_URING_HINT}"))?;
+    }
+    drop(persist);
+    signals(reports)?;
+    await_ready(&reported, plan.shards)?;
+    ready(address, &capacity);
+    let stats = supervise(&reported, &plan, &stop, &wakes)?;
+    threads.give_up();
+    threads.join();
+    eprintln!("relay: stopped; {stats:?}");
+    Ok(())
+}
+
+/// What to do where the kernel has no io_uring for us.
+const IO_URING_HINT: &str = "the relay needs Linux 6.1 or newer with io_uring allowed (sysctl kernel.io_uring_disabled=0, and a container profile that permits io_uring_setup, io_uring_enter and io_uring_register) and 1 MiB of locked memory a shard (ulimit -l)";
+
+/// One listener a shard, on one address: the kernel spreads connections over them.
+fn listen(plan: &Plan) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {
+    let taken = || format!("--listen {}: cannot listen there", plan.listen);
+    // Without SO_REUSEPORT first, so that a second relay on this address is refused instead of sharing it.
+    let probe = uring::listener(plan.listen, 1, false, None).with_context(taken)?;
+    let address = probe.local_addr()?;
+    drop(probe);
+    let listeners = (0..plan.shards)
+        .map(|_| uring::listener(address, 65_535, true, Some(plan.limits.send_buffer_bytes)))
+        .collect::<Result<_, _>>()
+        .with_context(taken)?;
+    Ok((address, listeners))
+}
+
+/// The cores this process may use, if there is one for each shard.
+fn core_ids(shards: usize) -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    let cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect();
+    if cores.len() < shards { Vec::new() } else { cores }
+}
+
+fn signals(reports: flume::Sender<Report>) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            if reports.send(Report::Signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn await_ready(reported: &Receiver<Report>, shards: usize) -> anyhow::Result<()> {
+    for _ in 0..shards {
+        match reported.recv()? {
+            Report::Ready => {}
+            Report::Failed(why) => bail!("{why}"),
+            Report::Ended(_) | Report::Signal => bail!("stopped while starting"),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a signal, then for the shards to stop, within the limit.
+fn supervise(
+    reported: &Receiver<Report>,
+    plan: &Plan,
+    stop: &AtomicBool,
+    wakes: &[Wake],
+) -> anyhow::Result<Stats> {
+    let mut ended = 0;
+    let mut stats = Stats::default();
+    let mut patience = None;
+    while ended < plan.shards {
+        let report = match patience {
+            None => reported.recv().context("all shards are gone")?,
+            Some(until) => match reported.recv_deadline(until) {
+                Ok(report) => report,
+                Err(_) => bail!("stopping took longer than --shutdown-timeout-ms {}", plan.limits.shutdown_timeout_ms),
+            },
+        };
+        match report {
+            Report::Signal if patience.is_none() => {
+                eprintln!("relay: stopping");
+                // Shards enforce the limit themselves; this is for one that hangs.
+                let limit = Duration::from_millis(plan.limits.shutdown_timeout_ms + 5_000);
+                patience = Some(std::time::Instant::now() + limit);
+                stop.store(true, Ordering::Release);
+                wakes.iter().for_each(Wake::wake);
+            }
+            Report::Signal => bail!("stopped at once by a second signal"),
+            Report::Ended(part) => {
+                ended += 1;
+                stats = stats + part;
+            }
+            Report::Failed(why) => bail!("{why}"),
+            Report::Ready => {}
+        }
+    }
+    Ok(stats)
+}
