@@ -15,8 +15,5 @@ pub struct Acceptor {
 
 /// Whether accepting again at once would fail again: descriptors or memory ran out, or the listener is unusable.
 pub fn needs_pause(error: &io::Error) -> bool {
-    !matches!(
-        error.raw_os_error(),
-        Some(libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EAGAIN)
-    )
+    !matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EAGAIN))
 }

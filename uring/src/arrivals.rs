@@ -35,10 +35,7 @@ impl Arrivals {
             let first = u32::from(run[0].0);
             let mut done = 0;
             while done < fds.len() {
-                done += submitter
-                    .register_files_update(first + done as u32, &fds[done..])
-                    .unwrap_or(0)
-                    .max(1);
+                done += submitter.register_files_update(first + done as u32, &fds[done..]).unwrap_or(0).max(1);
             }
         }
         self.waiting.clear();

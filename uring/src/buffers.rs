@@ -29,43 +29,22 @@ impl Buffers {
     /// Maps `count` (a power of two) buffers and registers them. Drop it only after the ring's receives have ended.
     pub fn register(ring: &IoUring, count: u16, buffer_bytes: u32) -> io::Result<Self> {
         if !count.is_power_of_two() || buffer_bytes == 0 {
-            let message = format!(
-                "receive buffers: {count} of {buffer_bytes} bytes; the count must be a power of two"
-            );
+            let message = format!("receive buffers: {count} of {buffer_bytes} bytes; the count must be a power of two");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let entries_bytes = (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(PAGE);
         let mapping_bytes = entries_bytes + usize::from(count) * buffer_bytes as usize;
-        let (access, kind) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new anonymous mapping touches no memory in use.
-        let mapping =
-            unsafe { libc::mmap(std::ptr::null_mut(), mapping_bytes, access, kind, -1, 0) };
+        let mapping = unsafe { libc::mmap(std::ptr::null_mut(), mapping_bytes, access, kind, -1, 0) };
         if mapping == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let mapping = NonNull::new(mapping.cast()).expect("mmap does not return null");
-        let mut buffers = Self {
-            mapping,
-            mapping_bytes,
-            entries_bytes,
-            count,
-            buffer_bytes,
-            tail: 0,
-            leaked: false,
-        };
+        let mut buffers = Self { mapping, mapping_bytes, entries_bytes, count, buffer_bytes, tail: 0, leaked: false };
         // SAFETY: the address is the start of `count` page-aligned entries that stay mapped until `buffers` is
         // dropped, which the ring does after it has ended all receives (or never).
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                mapping.as_ptr() as u64,
-                count,
-                GROUP,
-                0,
-            )?
-        };
+        unsafe { ring.submitter().register_buf_ring_with_flags(mapping.as_ptr() as u64, count, GROUP, 0)? };
         for id in 0..count {
             buffers.recycle(id);
         }
@@ -78,10 +57,7 @@ impl Buffers {
 
     /// The first `len` bytes of a buffer that the kernel has filled and not got back yet.
     pub fn filled(&mut self, id: u16, len: usize) -> &mut [u8] {
-        assert!(
-            id < self.count && len <= self.buffer_bytes as usize,
-            "buffer {id} with {len} bytes"
-        );
+        assert!(id < self.count && len <= self.buffer_bytes as usize, "buffer {id} with {len} bytes");
         // SAFETY: the range is inside the mapping (asserted), initialised (zeroed by mmap, then written by the
         // kernel), and not in the buffer ring, so that the kernel does not write to it before `recycle`, which cannot
         // be called while `self` is borrowed.
@@ -95,11 +71,7 @@ impl Buffers {
         let address = self.buffer(id).as_ptr() as u64;
         // SAFETY: the index is below `count`, so the entry is inside the mapping. The kernel reads entries only below
         // the tail, which this one is not yet; the setters leave alone the bytes that hold the tail in entry 0.
-        let entry = unsafe {
-            &mut *entries
-                .add(usize::from(self.tail & (self.count - 1)))
-                .as_ptr()
-        };
+        let entry = unsafe { &mut *entries.add(usize::from(self.tail & (self.count - 1))).as_ptr() };
         entry.set_addr(address);
         entry.set_len(self.buffer_bytes);
         entry.set_bid(id);
@@ -119,10 +91,7 @@ impl Buffers {
 
     fn buffer(&self, id: u16) -> NonNull<u8> {
         // SAFETY: `id < count` is asserted by both callers, so the offset is inside the mapping.
-        unsafe {
-            self.mapping
-                .add(self.entries_bytes + usize::from(id) * self.buffer_bytes as usize)
-        }
+        unsafe { self.mapping.add(self.entries_bytes + usize::from(id) * self.buffer_bytes as usize) }
     }
 }
 

@@ -24,18 +24,7 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let (value, bytes) = ((&raw const on).cast(), size_of_val(&on) as libc::socklen_t);
     // SAFETY: the descriptor is open while `socket` is borrowed, and the value is a live integer of the size given.
     // (At level IPPROTO_IP the option works for IPv6 sockets too.)
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            value,
-            bytes,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, value, bytes) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -34,11 +34,7 @@ pub struct Queue {
 
 impl Queue {
     pub fn new(ring: IoUring) -> Self {
-        Self {
-            ring,
-            arrivals: Arrivals::default(),
-            backlog: VecDeque::new(),
-        }
+        Self { ring, arrivals: Arrivals::default(), backlog: VecDeque::new() }
     }
 
     /// Puts the descriptor into the table before anything pushed from now on is submitted.
@@ -58,13 +54,9 @@ impl Queue {
     /// The segment's bytes must stay allocated until the send has completed.
     pub unsafe fn send(&mut self, socket: Socket, segment: &Segment) {
         let bytes = segment.bytes();
-        let entry = opcode::Send::new(
-            Fixed(socket.slot.into()),
-            bytes.as_ptr(),
-            bytes.len() as u32,
-        )
-        .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-        .build();
+        let entry = opcode::Send::new(Fixed(socket.slot.into()), bytes.as_ptr(), bytes.len() as u32)
+            .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+            .build();
         self.push(entry, Token::of(Op::Send, socket));
     }
 
@@ -76,26 +68,16 @@ impl Queue {
     /// # Safety
     /// The address must stay where it is until the connect has completed.
     pub unsafe fn connect(&mut self, socket: Socket, target: &SockAddr) {
-        let entry = opcode::Connect::new(
-            Fixed(socket.slot.into()),
-            target.as_ptr().cast(),
-            target.len(),
-        )
-        .build();
+        let entry = opcode::Connect::new(Fixed(socket.slot.into()), target.as_ptr().cast(), target.len()).build();
         self.push(entry, Token::of(Op::Connect, socket));
     }
 
     pub fn close(&mut self, socket: Socket) {
-        self.push(
-            opcode::Close::new(Fixed(socket.slot.into())).build(),
-            Token::of(Op::Close, socket),
-        );
+        self.push(opcode::Close::new(Fixed(socket.slot.into())).build(), Token::of(Op::Close, socket));
     }
 
     pub fn accept(&mut self, listener: &TcpListener, index: u16) {
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd()))
-            .flags(libc::SOCK_CLOEXEC)
-            .build();
+        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
         self.push(entry, Token::of(Op::Accept, listener_token(index)));
     }
 
@@ -108,13 +90,7 @@ impl Queue {
     pub fn cancel(&mut self, op: Op, socket: Socket) {
         let target = Token::of(op, socket);
         let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(target.encode())).build();
-        self.push(
-            entry.flags(Flags::SKIP_SUCCESS),
-            Token {
-                cancels: true,
-                ..target
-            },
-        );
+        self.push(entry.flags(Flags::SKIP_SUCCESS), Token { cancels: true, ..target });
     }
 
     pub fn cancel_accept(&mut self, index: u16) {
@@ -161,10 +137,7 @@ impl Queue {
         self.submit();
         let timeout = Timespec::from(timeout);
         // An error is the end of the time or a signal; either way the caller looks at the completions next.
-        let _ = self
-            .ring
-            .submitter()
-            .submit_with_args(1, &SubmitArgs::new().timespec(&timeout));
+        let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout));
     }
 
     /// Whether entries wait for [`Queue::submit`].
@@ -179,10 +152,7 @@ impl Queue {
     }
 
     /// Copies out the next completions.
-    pub fn take<'a>(
-        &mut self,
-        batch: &'a mut [MaybeUninit<cqueue::Entry>; BATCH],
-    ) -> &'a [cqueue::Entry] {
+    pub fn take<'a>(&mut self, batch: &'a mut [MaybeUninit<cqueue::Entry>; BATCH]) -> &'a [cqueue::Entry] {
         self.ring.completion().fill(batch)
     }
 
@@ -207,8 +177,5 @@ impl Queue {
 }
 
 fn listener_token(index: u16) -> Socket {
-    Socket {
-        slot: index,
-        generation: 0,
-    }
+    Socket { slot: index, generation: 0 }
 }

@@ -39,11 +39,9 @@ impl Ring {
     /// `wake` is notified when completions arrive.
     pub fn new(config: Config, wake: &Wake) -> Result<Self, SetupError> {
         let ring = setup::build(&config)?;
-        let buffers = Buffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes)
-            .map_err(setup::explain)?;
-        ring.submitter()
-            .register_eventfd(wake.fd().as_raw_fd())
-            .map_err(setup::explain)?;
+        let buffers =
+            Buffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes).map_err(setup::explain)?;
+        ring.submitter().register_eventfd(wake.fd().as_raw_fd()).map_err(setup::explain)?;
         Ok(Self {
             queue: Queue::new(ring),
             slots: Slots::new(config.sockets),
@@ -62,11 +60,7 @@ impl Ring {
 
     /// Accepts from this listener until [`Ring::stop_listening`].
     pub fn listen(&mut self, listener: TcpListener) {
-        self.acceptors.push(Acceptor {
-            listener: Some(listener),
-            stopping: false,
-            pending: false,
-        });
+        self.acceptors.push(Acceptor { listener: Some(listener), stopping: false, pending: false });
         self.arm_accept(self.acceptors.len() - 1);
     }
 
@@ -94,25 +88,15 @@ impl Ring {
 
     /// Opens a connection from `source` (port 0 with IP_BIND_ADDRESS_NO_PORT); [`Event::Connected`] tells the outcome
     /// and, when it is good, receiving has started. `WouldBlock` when no slot is free.
-    pub fn connect(
-        &mut self,
-        source: Option<SocketAddr>,
-        target: SocketAddr,
-    ) -> io::Result<Socket> {
+    pub fn connect(&mut self, source: Option<SocketAddr>, target: SocketAddr) -> io::Result<Socket> {
         if self.free() == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let fd = dial::socket(source, target)?;
         let socket = self.slots.take().expect("a slot is free");
         self.queue.place(socket.slot, fd.into());
-        self.slots
-            .get(socket)
-            .expect("just taken")
-            .start(Op::Connect);
-        let target = self
-            .targets
-            .entry(socket.slot)
-            .insert_entry(Box::new(target.into()));
+        self.slots.get(socket).expect("just taken").start(Op::Connect);
+        let target = self.targets.entry(socket.slot).insert_entry(Box::new(target.into()));
         // SAFETY: the boxed address stays in `targets` until the connect has completed (see `completion`) and the slot
         // is not taken again before.
         unsafe { self.queue.connect(socket, target.get()) };
@@ -235,22 +219,14 @@ impl Ring {
 
     /// Cancels the operation if it is pending. The slot's wish (paused or closing) says that it is to stay ended.
     fn cancel(&mut self, op: Op, socket: Socket) {
-        if self
-            .slots
-            .get(socket)
-            .is_some_and(|slot| slot.is_pending(op))
-        {
+        if self.slots.get(socket).is_some_and(|slot| slot.is_pending(op)) {
             self.queue.cancel(op, socket);
         }
     }
 
     /// The last step of closing, once every operation on the slot has ended.
     fn close_if_idle(&mut self, socket: Socket) {
-        if let Some(slot) = self
-            .slots
-            .get(socket)
-            .filter(|slot| slot.is_closing() && slot.is_idle())
-        {
+        if let Some(slot) = self.slots.get(socket).filter(|slot| slot.is_closing() && slot.is_idle()) {
             slot.start(Op::Close);
             self.queue.close(socket);
         }

@@ -18,17 +18,10 @@ struct Memory {
 impl Memory {
     fn new(bytes: Vec<u8>) -> Self {
         let len = u32::try_from(bytes.len()).expect("a segment is shorter than 4 GiB");
-        assert!(
-            u32::try_from(bytes.capacity()).is_ok(),
-            "a chunk is smaller than 4 GiB"
-        );
+        assert!(u32::try_from(bytes.capacity()).is_ok(), "a chunk is smaller than 4 GiB");
         let mut bytes = ManuallyDrop::new(bytes);
         let start = NonNull::new(bytes.as_mut_ptr()).expect("a vector's pointer is never null");
-        Self {
-            start,
-            capacity: bytes.capacity(),
-            len: Cell::new(len),
-        }
+        Self { start, capacity: bytes.capacity(), len: Cell::new(len) }
     }
 }
 
@@ -36,9 +29,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: these are the parts of the vector given to `new`, whose own destructor never ran; this is the last
         // reference, and `len` bytes are initialised.
-        drop(unsafe {
-            Vec::from_raw_parts(self.start.as_ptr(), self.len.get() as usize, self.capacity)
-        });
+        drop(unsafe { Vec::from_raw_parts(self.start.as_ptr(), self.len.get() as usize, self.capacity) });
     }
 }
 
@@ -52,9 +43,7 @@ pub struct Chunk {
 impl Chunk {
     /// An empty chunk that can take `capacity` bytes (less than 4 GiB).
     pub fn with_capacity(capacity: usize) -> Self {
-        Self {
-            memory: Rc::new(Memory::new(Vec::with_capacity(capacity))),
-        }
+        Self { memory: Rc::new(Memory::new(Vec::with_capacity(capacity))) }
     }
 
     /// Bytes written so far.
@@ -82,28 +71,15 @@ impl Chunk {
         // SAFETY: len + bytes.len() <= capacity, so the target lies inside the allocation. No reference to it exists:
         // segments cover only bytes below `len`, and `bytes` can therefore not overlap it either. Memory is not Sync,
         // so nobody else appends meanwhile.
-        unsafe {
-            self.memory
-                .start
-                .add(len)
-                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
-        };
+        unsafe { self.memory.start.add(len).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         self.memory.len.set((len + bytes.len()) as u32);
         true
     }
 
     /// The bytes `start..end`, sharing the chunk. Panics when they are not written yet.
     pub fn segment(&self, start: usize, end: usize) -> Segment {
-        assert!(
-            start <= end && end <= self.len(),
-            "segment {start}..{end} of a chunk of {} bytes",
-            self.len()
-        );
-        Segment {
-            memory: Rc::clone(&self.memory),
-            start: start as u32,
-            len: (end - start) as u32,
-        }
+        assert!(start <= end && end <= self.len(), "segment {start}..{end} of a chunk of {} bytes", self.len());
+        Segment { memory: Rc::clone(&self.memory), start: start as u32, len: (end - start) as u32 }
     }
 }
 
@@ -138,27 +114,14 @@ impl Segment {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `start + len` was within the initialised length when the segment was made and that length never
         // shrinks; those bytes are never written again, and the Rc keeps them allocated as long as `self` is borrowed.
-        unsafe {
-            slice::from_raw_parts(
-                self.memory.start.add(self.start as usize).as_ptr(),
-                self.len(),
-            )
-        }
+        unsafe { slice::from_raw_parts(self.memory.start.add(self.start as usize).as_ptr(), self.len()) }
     }
 
     /// The same segment without its first `n` bytes. Panics when it has fewer.
     #[must_use]
     pub fn skip(self, n: usize) -> Segment {
-        assert!(
-            n <= self.len(),
-            "skip {n} of a segment of {} bytes",
-            self.len()
-        );
-        Segment {
-            start: self.start + n as u32,
-            len: self.len - n as u32,
-            memory: self.memory,
-        }
+        assert!(n <= self.len(), "skip {n} of a segment of {} bytes", self.len());
+        Segment { start: self.start + n as u32, len: self.len - n as u32, memory: self.memory }
     }
 }
 
@@ -166,11 +129,7 @@ impl From<Vec<u8>> for Segment {
     /// Takes the vector as it is, without a copy. Panics at 4 GiB and more.
     fn from(bytes: Vec<u8>) -> Self {
         let len = bytes.len() as u32;
-        Segment {
-            memory: Rc::new(Memory::new(bytes)),
-            start: 0,
-            len,
-        }
+        Segment { memory: Rc::new(Memory::new(bytes)), start: 0, len }
     }
 }
 

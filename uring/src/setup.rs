@@ -25,9 +25,7 @@ pub enum SetupError {
     #[error("io_uring is not available: {0}")]
     Unavailable(String),
     /// The kernel limits a fixed-file table as it does a process's descriptors.
-    #[error(
-        "a ring of {sockets} sockets is over this process's limit of {limit} open files (ulimit -n)"
-    )]
+    #[error("a ring of {sockets} sockets is over this process's limit of {limit} open files (ulimit -n)")]
     TooManySockets {
         /// What [`Config::sockets`] asked for.
         sockets: u16,
@@ -43,10 +41,7 @@ pub enum SetupError {
 pub fn build(config: &Config) -> Result<IoUring, SetupError> {
     let limit = open_files_limit()?;
     if u64::from(config.sockets) > limit {
-        return Err(SetupError::TooManySockets {
-            sockets: config.sockets,
-            limit,
-        });
+        return Err(SetupError::TooManySockets { sockets: config.sockets, limit });
     }
     // Single issuer needs Linux 6.0, as multishot receive does: an older kernel refuses here.
     let ring = IoUring::builder()
@@ -57,17 +52,12 @@ pub fn build(config: &Config) -> Result<IoUring, SetupError> {
         .setup_cqsize(config.queue_entries.saturating_mul(8))
         .build(config.queue_entries)
         .map_err(explain)?;
-    ring.submitter()
-        .register_files_sparse(config.sockets.into())
-        .map_err(explain)?;
+    ring.submitter().register_files_sparse(config.sockets.into()).map_err(explain)?;
     Ok(ring)
 }
 
 fn open_files_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live value of the type the call fills.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return Err(io::Error::last_os_error());
@@ -108,9 +98,7 @@ fn forbidden() -> String {
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(path)
-        .map(|text| text.trim().to_owned())
-        .unwrap_or_default()
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -129,12 +117,7 @@ mod tests {
 
     #[test]
     fn more_sockets_than_open_files_are_refused_by_name() {
-        let config = Config {
-            sockets: u16::MAX,
-            recv_buffers: 8,
-            recv_buffer_bytes: 64,
-            queue_entries: 8,
-        };
+        let config = Config { sockets: u16::MAX, recv_buffers: 8, recv_buffer_bytes: 64, queue_entries: 8 };
         match build(&config) {
             Err(SetupError::TooManySockets { sockets, limit }) => {
                 assert_eq!(sockets, u16::MAX);

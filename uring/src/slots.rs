@@ -6,8 +6,7 @@ use crate::token::Op;
 
 const NO_SLOT: u16 = u16::MAX;
 
-const PENDING: u16 =
-    Op::Receive.bit() | Op::Send.bit() | Op::Writable.bit() | Op::Connect.bit() | Op::Close.bit();
+const PENDING: u16 = Op::Receive.bit() | Op::Send.bit() | Op::Writable.bit() | Op::Connect.bit() | Op::Close.bit();
 const TAKEN: u16 = 1 << 8;
 const PAUSED: u16 = 1 << 9;
 const ENDED: u16 = 1 << 10;
@@ -34,10 +33,7 @@ const _: () = assert!(size_of::<Slot>() == 24);
 
 impl Slot {
     pub fn start(&mut self, op: Op) {
-        assert!(
-            !self.is_pending(op),
-            "{op:?} is pending on this socket already"
-        );
+        assert!(!self.is_pending(op), "{op:?} is pending on this socket already");
         self.state |= op.bit();
     }
 
@@ -99,12 +95,7 @@ pub struct Slots {
 
 impl Slots {
     pub fn new(limit: u16) -> Self {
-        Self {
-            slots: Vec::with_capacity(limit.into()),
-            limit,
-            first_free: NO_SLOT,
-            taken: 0,
-        }
+        Self { slots: Vec::with_capacity(limit.into()), limit, first_free: NO_SLOT, taken: 0 }
     }
 
     pub fn free(&self) -> usize {
@@ -118,40 +109,21 @@ impl Slots {
         self.taken += 1;
         let slot = self.first_free;
         if slot == NO_SLOT {
-            self.slots.push(Slot {
-                sending: None,
-                generation: 0,
-                next_free: NO_SLOT,
-                state: TAKEN,
-            });
-            return Some(Socket {
-                slot: self.slots.len() as u16 - 1,
-                generation: 0,
-            });
+            self.slots.push(Slot { sending: None, generation: 0, next_free: NO_SLOT, state: TAKEN });
+            return Some(Socket { slot: self.slots.len() as u16 - 1, generation: 0 });
         }
         let free = &mut self.slots[usize::from(slot)];
         self.first_free = free.next_free;
         free.state = TAKEN;
-        Some(Socket {
-            slot,
-            generation: free.generation,
-        })
+        Some(Socket { slot, generation: free.generation })
     }
 
     /// Frees the slot; the socket's generation is over.
     pub fn release(&mut self, socket: Socket) {
         let next_free = self.first_free;
         let slot = self.get(socket).expect("only a taken slot is released");
-        debug_assert!(
-            slot.is_idle(),
-            "a slot is released after all its operations ended"
-        );
-        *slot = Slot {
-            sending: None,
-            generation: socket.generation.wrapping_add(1),
-            next_free,
-            state: 0,
-        };
+        debug_assert!(slot.is_idle(), "a slot is released after all its operations ended");
+        *slot = Slot { sending: None, generation: socket.generation.wrapping_add(1), next_free, state: 0 };
         self.first_free = socket.slot;
         self.taken -= 1;
     }
@@ -173,10 +145,7 @@ impl Slots {
             .iter()
             .zip(0..)
             .filter(|(slot, _)| slot.state & TAKEN != 0)
-            .map(|(slot, index)| Socket {
-                slot: index,
-                generation: slot.generation,
-            })
+            .map(|(slot, index)| Socket { slot: index, generation: slot.generation })
     }
 }
 
@@ -208,9 +177,7 @@ mod tests {
             slots.release(socket);
         }
         assert_eq!(slots.free(), 50);
-        let again: std::collections::HashSet<_> = std::iter::from_fn(|| slots.take())
-            .map(|s| s.slot)
-            .collect();
+        let again: std::collections::HashSet<_> = std::iter::from_fn(|| slots.take()).map(|s| s.slot).collect();
         assert_eq!((again.len(), slots.free()), (50, 0));
     }
 }

@@ -27,19 +27,12 @@ pub struct Token {
 
 impl Token {
     pub fn of(op: Op, socket: Socket) -> Self {
-        Self {
-            op,
-            cancels: false,
-            socket,
-        }
+        Self { op, cancels: false, socket }
     }
 
     pub fn encode(self) -> u64 {
         let Socket { slot, generation } = self.socket;
-        u64::from(self.cancels) << 56
-            | (self.op as u64) << 48
-            | u64::from(slot) << 32
-            | u64::from(generation)
+        u64::from(self.cancels) << 56 | (self.op as u64) << 48 | u64::from(slot) << 32 | u64::from(generation)
     }
 
     pub fn decode(user_data: u64) -> Self {
@@ -51,19 +44,10 @@ impl Token {
             4 => Op::Close,
             5 => Op::Accept,
             6 => Op::AcceptPause,
-            other => unreachable!(
-                "the kernel gives user data back as it was, but its operation is {other}"
-            ),
+            other => unreachable!("the kernel gives user data back as it was, but its operation is {other}"),
         };
-        let socket = Socket {
-            slot: (user_data >> 32) as u16,
-            generation: user_data as u32,
-        };
-        Self {
-            op,
-            cancels: user_data >> 56 != 0,
-            socket,
-        }
+        let socket = Socket { slot: (user_data >> 32) as u16, generation: user_data as u32 };
+        Self { op, cancels: user_data >> 56 != 0, socket }
     }
 }
 
@@ -73,24 +57,11 @@ mod tests {
 
     #[test]
     fn a_token_comes_back_as_it_was() {
-        let ops = [
-            Op::Receive,
-            Op::Send,
-            Op::Writable,
-            Op::Connect,
-            Op::Close,
-            Op::Accept,
-            Op::AcceptPause,
-        ];
+        let ops = [Op::Receive, Op::Send, Op::Writable, Op::Connect, Op::Close, Op::Accept, Op::AcceptPause];
         for op in ops {
-            for (slot, generation) in [(0, 0), (u16::MAX, 0), (0, u32::MAX), (12_345, 0x8765_4321)]
-            {
+            for (slot, generation) in [(0, 0), (u16::MAX, 0), (0, u32::MAX), (12_345, 0x8765_4321)] {
                 for cancels in [false, true] {
-                    let token = Token {
-                        op,
-                        cancels,
-                        socket: Socket { slot, generation },
-                    };
+                    let token = Token { op, cancels, socket: Socket { slot, generation } };
                     assert_eq!(Token::decode(token.encode()), token);
                 }
             }

@@ -22,9 +22,7 @@ impl Wake {
         }
         // SAFETY: the descriptor is new and nobody else owns it.
         let eventfd = unsafe { File::from_raw_fd(fd) };
-        Ok(Self {
-            eventfd: Arc::new(eventfd),
-        })
+        Ok(Self { eventfd: Arc::new(eventfd) })
     }
 
     /// Makes the owner's next or current wait return. Never blocks.
@@ -43,17 +41,10 @@ impl Wake {
     /// [`Wake::fd`], which is readable when woken).
     pub fn wait(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
-        let mut poll = libc::pollfd {
-            fd: self.eventfd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: self.eventfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = libc::timespec {
-                tv_sec: left.as_secs() as _,
-                tv_nsec: left.subsec_nanos().into(),
-            };
+            let left = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
             // SAFETY: both pointers are to live local values, the count is 1, and a null mask leaves signals alone.
             let ready = unsafe { libc::ppoll(&raw mut poll, 1, &raw const left, std::ptr::null()) };
             // A ring's work runs in this thread and interrupts the call: it goes on for the time that is left.

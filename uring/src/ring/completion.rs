@@ -12,16 +12,8 @@ use crate::token::{Op, Token};
 
 impl Ring {
     /// Returns whether the caller got an event.
-    pub(super) fn complete(
-        &mut self,
-        completion: &cqueue::Entry,
-        each: &mut impl FnMut(Event<'_>),
-    ) -> bool {
-        let Token {
-            op,
-            cancels,
-            socket,
-        } = Token::decode(completion.user_data());
+    pub(super) fn complete(&mut self, completion: &cqueue::Entry, each: &mut impl FnMut(Event<'_>)) -> bool {
+        let Token { op, cancels, socket } = Token::decode(completion.user_data());
         if cancels {
             self.cancel_again(op, socket);
             return false;
@@ -33,9 +25,7 @@ impl Ring {
             Op::Writable => self.writable(socket, each),
             Op::Connect => self.connected(socket, result, each),
             Op::Close => self.closed(socket, each),
-            Op::Accept => {
-                self.accepted(socket.slot, result, cqueue::more(completion.flags()), each)
-            }
+            Op::Accept => self.accepted(socket.slot, result, cqueue::more(completion.flags()), each),
             Op::AcceptPause => {
                 self.arm_accept(socket.slot.into());
                 false
@@ -55,17 +45,14 @@ impl Ring {
             unreachable!("a slot is released only after its receive has ended")
         };
         let starved = matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOBUFS));
-        let cancelled =
-            matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ECANCELED));
+        let cancelled = matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ECANCELED));
         let tell = !slot.is_closing() && !slot.has_ended() && !starved && !cancelled;
         if !cqueue::more(flags) {
             slot.finish(Op::Receive);
         }
         if tell {
             match (result, buffer) {
-                (Ok(len @ 1..), Some(id)) => {
-                    each(Event::Received(socket, self.buffers.filled(id, len)))
-                }
+                (Ok(len @ 1..), Some(id)) => each(Event::Received(socket, self.buffers.filled(id, len))),
                 (result, _) => {
                     slot.set_ended();
                     each(Event::Ended(socket, result.err()));
@@ -84,12 +71,7 @@ impl Ring {
         tell
     }
 
-    fn sent(
-        &mut self,
-        socket: Socket,
-        result: io::Result<usize>,
-        each: &mut impl FnMut(Event<'_>),
-    ) -> bool {
+    fn sent(&mut self, socket: Socket, result: io::Result<usize>, each: &mut impl FnMut(Event<'_>)) -> bool {
         if let Some(slot) = self.slots.get(socket) {
             slot.sending = None;
         }
@@ -108,12 +90,7 @@ impl Ring {
         tell
     }
 
-    fn connected(
-        &mut self,
-        socket: Socket,
-        result: io::Result<usize>,
-        each: &mut impl FnMut(Event<'_>),
-    ) -> bool {
+    fn connected(&mut self, socket: Socket, result: io::Result<usize>, each: &mut impl FnMut(Event<'_>)) -> bool {
         self.targets.remove(&socket.slot);
         let tell = self.finish(Op::Connect, socket);
         if tell {
@@ -136,10 +113,7 @@ impl Ring {
 
     /// Notes the end of an operation; returns whether the caller still wants to hear of this socket.
     fn finish(&mut self, op: Op, socket: Socket) -> bool {
-        let slot = self
-            .slots
-            .get(socket)
-            .expect("a slot is released only after its operations have ended");
+        let slot = self.slots.get(socket).expect("a slot is released only after its operations have ended");
         slot.finish(op);
         let open = !slot.is_closing();
         if op != Op::Close {
@@ -183,20 +157,12 @@ impl Ring {
             if acceptor.pending && acceptor.stopping {
                 self.queue.cancel_accept(socket.slot);
             }
-        } else if self
-            .slots
-            .get(socket)
-            .is_some_and(|slot| slot.is_closing() || slot.is_paused())
-        {
+        } else if self.slots.get(socket).is_some_and(|slot| slot.is_closing() || slot.is_paused()) {
             self.cancel(op, socket);
         }
     }
 }
 
 fn outcome(result: i32) -> io::Result<usize> {
-    if result < 0 {
-        Err(io::Error::from_raw_os_error(-result))
-    } else {
-        Ok(result as usize)
-    }
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) }
 }

@@ -11,10 +11,7 @@ use crate::rig::{CONFIG, Happening, Rig, local_listener};
 
 #[test]
 fn a_full_table_gives_the_descriptor_back_and_it_can_still_be_answered() {
-    let mut rig = Rig::new(&[Config {
-        sockets: 1,
-        ..CONFIG
-    }]);
+    let mut rig = Rig::new(&[Config { sockets: 1, ..CONFIG }]);
     let (listener, address) = local_listener();
     rig.rings[0].listen(listener);
     let _first = TcpStream::connect(address).unwrap();
@@ -22,18 +19,13 @@ fn a_full_table_gives_the_descriptor_back_and_it_can_still_be_answered() {
     let mut refused = None;
     while refused.is_none() {
         for (_, happening) in rig.next("two connections") {
-            let Happening::Accepted(fd) = happening else {
-                panic!("{happening:?}")
-            };
+            let Happening::Accepted(fd) = happening else { panic!("{happening:?}") };
             refused = rig.rings[0].register(fd).err();
         }
     }
     assert_eq!(rig.rings[0].free(), 0);
     let target = address;
-    assert_eq!(
-        rig.rings[0].connect(None, target).unwrap_err().kind(),
-        std::io::ErrorKind::WouldBlock
-    );
+    assert_eq!(rig.rings[0].connect(None, target).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     let mut answered = TcpStream::from(refused.unwrap());
     answered.write_all(b"503").unwrap();
     drop(answered);
@@ -49,16 +41,11 @@ fn accepted_connections_inherit_the_listeners_options() {
     let address = listener.local_addr().unwrap();
     rig.rings[0].listen(listener);
     let _client = TcpStream::connect(address).unwrap();
-    let Some((_, Happening::Accepted(fd))) = rig.next("a connection").pop() else {
-        panic!()
-    };
+    let Some((_, Happening::Accepted(fd))) = rig.next("a connection").pop() else { panic!() };
     let socket = SockRef::from(&fd);
     assert!(socket.tcp_nodelay().unwrap());
     let flags = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
-    let flags = flags
-        .lines()
-        .find_map(|line| line.strip_prefix("flags:"))
-        .unwrap();
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
     let close_on_exec = i32::from_str_radix(flags.trim(), 8).unwrap() & libc::O_CLOEXEC != 0;
     assert!(close_on_exec);
     assert_eq!(socket.send_buffer_size().unwrap(), 80_000);
@@ -91,9 +78,7 @@ fn after_it_stopped_listening_connections_are_refused_and_the_address_is_free() 
     let (listener, address) = local_listener();
     rig.rings[0].listen(listener);
     let _client = TcpStream::connect(address).unwrap();
-    let Some((_, Happening::Accepted(_))) = rig.next("a connection").pop() else {
-        panic!()
-    };
+    let Some((_, Happening::Accepted(_))) = rig.next("a connection").pop() else { panic!() };
     rig.rings[0].stop_listening();
     while TcpStream::connect(address).is_ok() {
         rig.turn();

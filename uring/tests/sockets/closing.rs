@@ -52,10 +52,7 @@ fn closing_before_the_first_turn_frees_the_slot() {
     rig.close(0, socket);
     assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
     let (_client, again) = rig.client(0);
-    assert_eq!(
-        (again.slot, again.generation),
-        (socket.slot, socket.generation + 1)
-    );
+    assert_eq!((again.slot, again.generation), (socket.slot, socket.generation + 1));
 }
 
 #[test]
@@ -64,9 +61,7 @@ fn closing_while_connecting_ends_it() {
     // Nobody accepts and the queue of this listener is full after a few: the others go on connecting.
     let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 1, false, None).unwrap();
     let target = listener.local_addr().unwrap();
-    let sockets: Vec<_> = (0..8)
-        .map(|_| rig.rings[0].connect(None, target).unwrap())
-        .collect();
+    let sockets: Vec<_> = (0..8).map(|_| rig.rings[0].connect(None, target).unwrap()).collect();
     let connected = rig.next("a connection").len();
     assert!(connected < 8, "all were connected");
     for socket in sockets {
@@ -106,9 +101,7 @@ fn dropping_a_ring_with_everything_in_flight_closes_everything() {
     rig.rings[0].wait_writable(full);
     let full_queue = uring::listener("127.0.0.1:0".parse().unwrap(), 1, false, None).unwrap();
     for _ in 0..8 {
-        rig.rings[0]
-            .connect(None, full_queue.local_addr().unwrap())
-            .unwrap();
+        rig.rings[0].connect(None, full_queue.local_addr().unwrap()).unwrap();
     }
     let (listener, address) = local_listener();
     rig.rings[0].listen(listener);
@@ -143,10 +136,7 @@ fn rings_come_and_go() {
 #[test]
 fn a_ring_is_refused_with_a_reason() {
     let wake = uring::Wake::new().unwrap();
-    let bad = uring::Config {
-        recv_buffers: 3,
-        ..CONFIG
-    };
+    let bad = uring::Config { recv_buffers: 3, ..CONFIG };
     let message = Ring::new(bad, &wake).err().unwrap().to_string();
     assert!(message.contains("power of two"), "{message}");
 }

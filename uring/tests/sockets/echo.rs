@@ -35,9 +35,7 @@ fn what_std_clients_write_comes_back() {
         for (ring, happening) in rig.next("the clients") {
             match sender.on(&mut rig, ring, happening) {
                 Some(Happening::Accepted(fd)) => drop(rig.rings[0].register(fd).unwrap()),
-                Some(Happening::Received(socket, bytes)) => {
-                    sender.add(&mut rig, ring, socket, &bytes)
-                }
+                Some(Happening::Received(socket, bytes)) => sender.add(&mut rig, ring, socket, &bytes),
                 Some(Happening::Ended(socket, None)) => rig.rings[0].close(socket),
                 Some(Happening::Closed(_)) => closed += 1,
                 Some(other) => panic!("{other:?}"),
@@ -45,18 +43,13 @@ fn what_std_clients_write_comes_back() {
             }
         }
     }
-    clients
-        .into_iter()
-        .for_each(|client| client.join().unwrap());
+    clients.into_iter().for_each(|client| client.join().unwrap());
     assert_eq!(rig.rings[0].free(), usize::from(CONFIG.sockets));
 }
 
 #[test]
 fn two_rings_of_one_thread_talk_over_ipv4() {
-    talk(
-        "127.0.0.1:0".parse().unwrap(),
-        Some("127.0.0.2:0".parse().unwrap()),
-    );
+    talk("127.0.0.1:0".parse().unwrap(), Some("127.0.0.2:0".parse().unwrap()));
 }
 
 #[test]
@@ -80,9 +73,7 @@ fn talk(listen: SocketAddr, source: Option<SocketAddr>) {
                     assert_eq!(socket, client);
                     sender.add(&mut rig, 1, client, &question);
                 }
-                (0, Some(Happening::Received(socket, bytes))) => {
-                    sender.add(&mut rig, 0, socket, &bytes)
-                }
+                (0, Some(Happening::Received(socket, bytes))) => sender.add(&mut rig, 0, socket, &bytes),
                 (1, Some(Happening::Received(_, bytes))) => answer.extend(bytes),
                 (_, None) => {}
                 other => panic!("{other:?}"),
@@ -97,28 +88,18 @@ fn talk(listen: SocketAddr, source: Option<SocketAddr>) {
 #[test]
 fn slots_are_used_again_and_nobody_hears_what_was_meant_for_the_one_before() {
     const WAVE: usize = 1_000;
-    let config = Config {
-        sockets: WAVE as u16,
-        queue_entries: 256,
-        ..CONFIG
-    };
+    let config = Config { sockets: WAVE as u16, queue_entries: 256, ..CONFIG };
     let mut rig = Rig::new(&[config, config]);
     let (listener, address) = local_listener();
     rig.rings[0].listen(listener);
     for wave in 0..3 {
         let mut clients = HashMap::new();
         for i in 0..WAVE {
-            let client = rig.rings[1]
-                .connect(Some("127.0.0.3:0".parse().unwrap()), address)
-                .unwrap();
+            let client = rig.rings[1].connect(Some("127.0.0.3:0".parse().unwrap()), address).unwrap();
             clients.insert(client, (wave * WAVE + i).to_le_bytes());
         }
         assert_eq!(clients.len(), WAVE);
-        assert!(
-            clients
-                .keys()
-                .all(|client| client.generation == wave as u32)
-        );
+        assert!(clients.keys().all(|client| client.generation == wave as u32));
         one_wave(&mut rig, &clients);
         assert_eq!((rig.rings[0].free(), rig.rings[1].free()), (WAVE, WAVE));
     }
@@ -132,9 +113,7 @@ fn one_wave(rig: &mut Rig, clients: &HashMap<Socket, [u8; 8]>) {
         for (ring, happening) in rig.next("a wave of connections") {
             match (ring, sender.on(rig, ring, happening)) {
                 (0, Some(Happening::Accepted(fd))) => drop(rig.rings[0].register(fd).unwrap()),
-                (1, Some(Happening::Connected(socket, Ok(())))) => {
-                    sender.add(rig, 1, socket, &clients[&socket])
-                }
+                (1, Some(Happening::Connected(socket, Ok(())))) => sender.add(rig, 1, socket, &clients[&socket]),
                 (0, Some(Happening::Received(socket, bytes))) => {
                     assert_eq!(bytes.len(), 8);
                     sender.add(rig, 0, socket, &bytes);

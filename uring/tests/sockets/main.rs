@@ -1,4 +1,5 @@
 //! Rings against real loopback sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accepting;
 mod closing;

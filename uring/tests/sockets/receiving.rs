@@ -16,11 +16,7 @@ use crate::rig::{CONFIG, Happening, Rig, pattern};
 fn few_buffers_and_many_senders_lose_nothing() {
     const SENDERS: usize = 50;
     const BYTES: usize = 20_000;
-    let mut rig = Rig::new(&[Config {
-        recv_buffers: 4,
-        recv_buffer_bytes: 100,
-        ..CONFIG
-    }]);
+    let mut rig = Rig::new(&[Config { recv_buffers: 4, recv_buffer_bytes: 100, ..CONFIG }]);
     let mut received: HashMap<Socket, (usize, Vec<u8>)> = HashMap::new();
     for seed in 0..SENDERS {
         let (mut client, socket) = rig.client(0);
@@ -31,9 +27,7 @@ fn few_buffers_and_many_senders_lose_nothing() {
     while ended < SENDERS {
         for (_, happening) in rig.next("the senders") {
             match happening {
-                Happening::Received(socket, bytes) => {
-                    received.get_mut(&socket).unwrap().1.extend(bytes)
-                }
+                Happening::Received(socket, bytes) => received.get_mut(&socket).unwrap().1.extend(bytes),
                 Happening::Ended(_, None) => ended += 1,
                 other => panic!("{other:?}"),
             }
@@ -123,9 +117,7 @@ fn a_reset_ends_the_connection_with_its_error() {
 }
 
 fn reset(client: TcpStream) {
-    socket2::Socket::from(client)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    socket2::Socket::from(client).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 #[test]

@@ -8,12 +8,7 @@ use std::time::{Duration, Instant};
 
 use uring::{Config, Event, Ring, Segment, Socket, Wake};
 
-pub const CONFIG: Config = Config {
-    sockets: 64,
-    recv_buffers: 64,
-    recv_buffer_bytes: 2048,
-    queue_entries: 64,
-};
+pub const CONFIG: Config = Config { sockets: 64, recv_buffers: 64, recv_buffer_bytes: 2048, queue_entries: 64 };
 
 /// An [`Event`] that owns its bytes.
 #[derive(Debug)]
@@ -69,16 +64,8 @@ pub struct Rig {
 impl Rig {
     pub fn new(configs: &[Config]) -> Self {
         let wake = Wake::new().unwrap();
-        let rings = configs
-            .iter()
-            .map(|config| Ring::new(*config, &wake).unwrap())
-            .collect();
-        Self {
-            wake,
-            rings,
-            closed: HashSet::new(),
-            deadline: Instant::now() + Duration::from_secs(60),
-        }
+        let rings = configs.iter().map(|config| Ring::new(*config, &wake).unwrap()).collect();
+        Self { wake, rings, closed: HashSet::new(), deadline: Instant::now() + Duration::from_secs(60) }
     }
 
     /// One turn of every ring.
@@ -94,10 +81,7 @@ impl Rig {
             let Some(socket) = happening.socket() else {
                 continue;
             };
-            assert!(
-                !self.closed.contains(&(*ring, socket)),
-                "{happening:?} after Closed"
-            );
+            assert!(!self.closed.contains(&(*ring, socket)), "{happening:?} after Closed");
             if matches!(happening, Happening::Closed(_)) {
                 self.closed.insert((*ring, socket));
             }
@@ -144,9 +128,7 @@ pub fn local_listener() -> (TcpListener, SocketAddr) {
 
 /// `len` bytes that differ by seed and position.
 pub fn pattern(seed: usize, len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| (seed * 131 + i * 7 + i / 251) as u8)
-        .collect()
+    (0..len).map(|i| (seed * 131 + i * 7 + i / 251) as u8).collect()
 }
 
 /// Sends streams of bytes, one SEND in flight per socket, going on after short sends and full buffers.
@@ -160,10 +142,7 @@ pub struct Sender {
 
 impl Sender {
     pub fn add(&mut self, rig: &mut Rig, ring: usize, socket: Socket, bytes: &[u8]) {
-        self.waiting
-            .entry((ring, socket))
-            .or_default()
-            .extend_from_slice(bytes);
+        self.waiting.entry((ring, socket)).or_default().extend_from_slice(bytes);
         self.send(rig, ring, socket);
     }
 
@@ -195,9 +174,7 @@ impl Sender {
                 self.blocked += 1;
                 rig.rings[ring].wait_writable(socket);
             }
-            Happening::Writable(socket) => {
-                rig.rings[ring].send(socket, self.in_flight[&(ring, socket)].clone())
-            }
+            Happening::Writable(socket) => rig.rings[ring].send(socket, self.in_flight[&(ring, socket)].clone()),
             other => return Some(other),
         }
         None

@@ -28,9 +28,7 @@ fn a_stalled_reader_gets_every_byte_as_it_was_when_it_was_sent() {
                     stream.extend_from_slice(&bytes[..n]);
                     piece = Segment::from(bytes).skip(n);
                 }
-                Some((_, Happening::Sent(_, Err(error))))
-                    if error.kind() == ErrorKind::WouldBlock =>
-                {
+                Some((_, Happening::Sent(_, Err(error)))) if error.kind() == ErrorKind::WouldBlock => {
                     break 'full;
                 }
                 other => panic!("{other:?}"),
@@ -47,10 +45,7 @@ fn a_stalled_reader_gets_every_byte_as_it_was_when_it_was_sent() {
     });
     assert!(matches!(rig.next("room to send")[..], [(0, Happening::Writable(s))] if s == socket));
     rig.rings[0].send(socket, Segment::from(b"the end".to_vec()));
-    assert!(matches!(
-        rig.next("the last send")[..],
-        [(0, Happening::Sent(_, Ok(7)))]
-    ));
+    assert!(matches!(rig.next("the last send")[..], [(0, Happening::Sent(_, Ok(7)))]));
     rig.close(0, socket);
     assert!(reader.join().unwrap() == [expected, b"the end".to_vec()].concat());
 }
@@ -74,12 +69,7 @@ fn a_send_larger_than_the_buffers_is_taken_in_parts() {
     }
     rig.close(0, socket);
     assert!(reader.join().unwrap() == bytes);
-    assert!(
-        sender.short > 0 && sender.blocked > 0,
-        "{} short sends, {} blocked",
-        sender.short,
-        sender.blocked
-    );
+    assert!(sender.short > 0 && sender.blocked > 0, "{} short sends, {} blocked", sender.short, sender.blocked);
 }
 
 #[test]
@@ -95,10 +85,7 @@ fn one_chunk_is_shared_by_all_sockets_while_it_grows() {
         let mut sent = 0;
         while sent < clients.len() {
             for (_, happening) in rig.next("the sends of a round") {
-                assert!(
-                    matches!(happening, Happening::Sent(_, Ok(100))),
-                    "{happening:?}"
-                );
+                assert!(matches!(happening, Happening::Sent(_, Ok(100))), "{happening:?}");
                 sent += 1;
             }
         }
@@ -114,11 +101,7 @@ fn one_chunk_is_shared_by_all_sockets_while_it_grows() {
 #[test]
 fn more_operations_than_the_queues_hold_all_complete() {
     const SOCKETS: usize = 500;
-    let config = Config {
-        sockets: SOCKETS as u16,
-        queue_entries: 8,
-        ..CONFIG
-    };
+    let config = Config { sockets: SOCKETS as u16, queue_entries: 8, ..CONFIG };
     let mut rig = Rig::new(&[config]);
     let clients: Vec<_> = (0..SOCKETS).map(|_| rig.client(0)).collect();
     for (i, (_, socket)) in clients.iter().enumerate() {
@@ -127,10 +110,7 @@ fn more_operations_than_the_queues_hold_all_complete() {
     let mut sent = 0;
     while sent < SOCKETS {
         for (_, happening) in rig.next("500 sends") {
-            assert!(
-                matches!(happening, Happening::Sent(_, Ok(50))),
-                "{happening:?}"
-            );
+            assert!(matches!(happening, Happening::Sent(_, Ok(50))), "{happening:?}");
             sent += 1;
         }
     }
