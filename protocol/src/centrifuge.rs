@@ -1,23 +1,62 @@
 //! The Centrifuge client protocol in JSON, so that its public SDKs are our clients. Channel = room, offset = seq.
+//!
+//! <https://centrifugal.dev/docs/transports/client_protocol>, version 2, bidirectional. What differs and what is added
+//! stands in `protocol/README.md`.
 
-use crate::{Event, Request, dialect::Malformed, event::Close, frame::Incoming};
+mod command;
+mod publication;
+mod reply;
+
+#[cfg(test)]
+mod tests;
+
+use serde::de::IgnoredAny;
+
+use crate::{
+    Event, Request,
+    dialect::Malformed,
+    event::Close,
+    frame::{self, Incoming, Opcode},
+};
 
 /// Where Centrifuge servers serve it.
 pub const PATH: &str = "/connection/websocket";
+/// The name some clients offer for JSON; most offer none. A client that offers only Protobuf's gets no answer to that
+/// and gives up, which is right.
+const SUBPROTOCOL: &str = "centrifuge-json";
 
-pub(crate) fn choose_subprotocol(_offered: &[String]) -> Option<&'static str> {
-    unimplemented!()
+pub(crate) fn choose_subprotocol(offered: &[String]) -> Option<&'static str> {
+    offered.iter().any(|name| name == SUBPROTOCOL).then_some(SUBPROTOCOL)
 }
 
-/// Status codes of the close frame.
-pub(crate) fn close(_why: Close) -> (u16, &'static str) {
-    unimplemented!()
+/// Status codes of the close frame. SDKs come back by themselves, but for 3500 to 3999.
+pub(crate) fn close(why: Close) -> (u16, &'static str) {
+    match why {
+        Close::GoingAway => (1001, "going away"),
+        Close::Internal => (3004, "internal server error"),
+        Close::SlowConsumer => (3008, "slow"),
+        Close::Idle => (3012, "no pong"),
+        Close::BadRequest => (3501, "bad request"),
+        Close::Ended => (3503, "force disconnect"),
+    }
 }
 
-pub(crate) fn decode<'a>(_message: &Incoming<'a>, _each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
-    unimplemented!()
+pub(crate) fn decode<'a>(message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
+    match message {
+        Incoming::Text(text) => command::read_all(text, each),
+        Incoming::Binary(_) => Err(Malformed("JSON travels in text messages; this one is binary".to_owned())),
+        Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close { .. } => Ok(()),
+    }
 }
 
-pub(crate) fn encode(_tag: u32, _event: &Event<'_>, _out: &mut Vec<u8>) {
-    unimplemented!()
+pub(crate) fn encode(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+    if reply::is_said(tag, event) {
+        frame::write_with(Opcode::Text, out, |out| reply::write(tag, event, out));
+    }
+}
+
+/// Whether bytes are one JSON value, which a body of [`crate::Content::Json`] must be before it is stored: it is sent
+/// to this dialect's clients as it is.
+pub fn is_json(body: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(body).is_ok_and(|body| serde_json::from_str::<IgnoredAny>(body).is_ok())
 }

@@ -6,6 +6,7 @@ use crate::event::Content;
 
 /// A command with the client's own number for it. Replies carry the same `tag`; 0 asks for no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the first line says both")]
 pub struct Request<'a> {
     pub tag: u32,
     pub command: Command<'a>,
@@ -13,16 +14,34 @@ pub struct Request<'a> {
 
 /// One set of commands for all dialects. Strings borrow from the received frame where the encoding allows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a field is what its name says, the rest stands at its variant")]
 pub enum Command<'a> {
     /// First command of a connection. Without a user the relay generates a name.
-    Connect { user: Option<Cow<'a, str>>, device: Option<Cow<'a, str>> },
+    Connect {
+        user: Option<Cow<'a, str>>,
+        device: Option<Cow<'a, str>>,
+    },
     /// Become a member of a room, from `start` on.
-    Join { room: Cow<'a, str>, start: Start },
-    Leave { room: Cow<'a, str> },
+    Join {
+        room: Cow<'a, str>,
+        start: Start,
+    },
+    Leave {
+        room: Cow<'a, str>,
+    },
     /// Append a message. `key` makes a repeat harmless: same user, same key, stored once.
-    Publish { room: Cow<'a, str>, content: Content, body: Cow<'a, [u8]>, key: Option<Cow<'a, str>> },
+    Publish {
+        room: Cow<'a, str>,
+        content: Content,
+        body: Cow<'a, [u8]>,
+        key: Option<Cow<'a, str>>,
+    },
     /// Read a part of the room's log; `limit` messages at most.
-    History { room: Cow<'a, str>, page: Page, limit: u32 },
+    History {
+        room: Cow<'a, str>,
+        page: Page,
+        limit: u32,
+    },
     Ping,
     /// The answer to the relay's own ping; only proves life.
     Pong,
@@ -32,6 +51,7 @@ pub enum Command<'a> {
 
 /// Where a member's cursor starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a field is what its name says, the rest stands at its variant")]
 pub enum Start {
     /// The last `n` messages, then what follows (0: only what follows).
     Recent(u32),

@@ -26,6 +26,7 @@ impl Content {
 
 /// One stored message as a reader sees it. Borrowed: the relay encodes it from its record, a client from the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the rest is what its name says")]
 pub struct Message<'a> {
     /// Position in the room's log: 1, 2, 3… without holes.
     pub seq: u64,
@@ -40,25 +41,62 @@ pub struct Message<'a> {
 
 /// One set of events for all dialects.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a field is what its name says, the rest stands at its variant")]
 pub enum Event<'a> {
     /// Reply to connect: who the relay takes the client for; `session` is unique per relay process.
-    Connected { user: &'a str, session: u64, ping_s: u32 },
+    Connected {
+        user: &'a str,
+        session: u64,
+        ping_s: u32,
+    },
     /// Reply to join. The first message that follows has seq `from + 1`; `head` is the room's last visible seq.
     /// `from` is what the client asked from when `recovered`, else `head` (less the recent messages asked for).
-    Joined { room: &'a str, epoch: u64, from: u64, head: u64, recovering: bool, recovered: bool },
-    Left { room: &'a str },
+    Joined {
+        room: &'a str,
+        epoch: u64,
+        from: u64,
+        head: u64,
+        recovering: bool,
+        recovered: bool,
+    },
+    Left {
+        room: &'a str,
+    },
     /// Reply to publish: stored durably. A repeat of a key gets the first one's seq and id.
-    Acked { room: &'a str, seq: u64, id: u64 },
+    Acked {
+        room: &'a str,
+        seq: u64,
+        id: u64,
+    },
     /// Reply to history, ascending.
-    History { room: &'a str, epoch: u64, head: u64, messages: &'a [Message<'a>] },
+    History {
+        room: &'a str,
+        epoch: u64,
+        head: u64,
+        messages: &'a [Message<'a>],
+    },
     /// Messages of a room, ascending and without holes. The same bytes for every member.
-    Batch { room: &'a str, messages: &'a [Message<'a>] },
+    Batch {
+        room: &'a str,
+        messages: &'a [Message<'a>],
+    },
     /// The messages `from..=to` will not be sent to this slow member; history has them.
-    Gap { room: &'a str, from: u64, to: u64 },
+    Gap {
+        room: &'a str,
+        from: u64,
+        to: u64,
+    },
     /// A command was refused, or (tag 0) something is wrong with the connection.
-    Error { code: ErrorCode, message: &'a str, retry_after_ms: u32 },
+    Error {
+        code: ErrorCode,
+        message: &'a str,
+        retry_after_ms: u32,
+    },
     /// The relay closes this connection; come back after so many milliseconds.
-    GoingAway { reason: &'a str, reconnect_after_ms: u32 },
+    GoingAway {
+        reason: &'a str,
+        reconnect_after_ms: u32,
+    },
     Pong,
     /// The relay asks for a sign of life, where the dialect has its own pings.
     Ping,
@@ -67,6 +105,7 @@ pub enum Event<'a> {
 /// Why a command was refused. Numbers are stable: they are part of the native dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[repr(u16)]
+#[expect(missing_docs, reason = "each code's text says it")]
 pub enum ErrorCode {
     #[error("bad request")]
     BadRequest = 1,

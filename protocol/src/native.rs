@@ -64,13 +64,12 @@ fn decode_request(payload: &[u8]) -> Result<Request<'_>, Malformed> {
     let up = rkyv::access::<wire::ArchivedUp<'_>, rancor::Error>(payload).map_err(unreadable)?;
     let command = match &up.command {
         wire::ArchivedCommand::Connect { user, device } => Command::Connect { user: text(user), device: text(device) },
-        wire::ArchivedCommand::Join { room, start } => {
-            Command::Join { room: Cow::Borrowed(room), start: start.into() }
-        }
+        wire::ArchivedCommand::Join { room, start } => Command::Join { room: Cow::Borrowed(room), start: start.into() },
         wire::ArchivedCommand::Leave { room } => Command::Leave { room: Cow::Borrowed(room) },
         wire::ArchivedCommand::Publish { room, content, body, key } => Command::Publish {
             room: Cow::Borrowed(room),
-            content: Content::from_u8(*content).ok_or_else(|| Malformed(format!("content type {content} is unknown")))?,
+            content: Content::from_u8(*content)
+                .ok_or_else(|| Malformed(format!("content type {content} is unknown")))?,
             body: Cow::Borrowed(body),
             key: text(key),
         },
@@ -135,9 +134,7 @@ pub fn encode_request(request: &Request<'_>, out: &mut Vec<u8>) {
         Command::Publish { room, content, body, key } => {
             wire::Command::Publish { room, content: *content as u8, body, key: key.as_deref() }
         }
-        Command::History { room, page, limit } => {
-            wire::Command::History { room, page: (*page).into(), limit: *limit }
-        }
+        Command::History { room, page, limit } => wire::Command::History { room, page: (*page).into(), limit: *limit },
         Command::Ping => wire::Command::Ping,
         Command::Pong => wire::Command::Pong,
         Command::Unsupported => wire::Command::Unsupported,

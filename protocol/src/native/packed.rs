@@ -13,20 +13,20 @@ use crate::{
 
 /// Bits 0–1: the content type's number.
 const CONTENT: u8 = 0b0000_0011;
-/// Bits 2–3: how the id is written.
-const ID: u8 = 0b0000_1100;
-/// Milliseconds since the last id; the counter is the one that follows from that.
-const ID_NEXT: u8 = 0b0000_0000;
-/// Milliseconds since the last id, then the counter.
-const ID_COUNTER: u8 = 0b0000_0100;
+/// Bit 2: the time is not the id's; their difference in milliseconds follows, zigzag.
+const TIME: u8 = 0b0000_0100;
+/// Bit 3: the user's name stands so many bytes before this field; otherwise length and name follow.
+const USER_BEFORE: u8 = 0b0000_1000;
+/// Bits 4–6: how the id is written. Up to 5: the milliseconds since the last id, and the counter is so much above the
+/// one that would be next (other rooms share the generator, so it often is a little above).
+const ID: u8 = 0b0111_0000;
+const ID_SHIFT: u32 = 4;
+/// The milliseconds since the last id, then the counter.
+const ID_COUNTER: u8 = 6;
 /// Eight bytes, little-endian.
-const ID_WHOLE: u8 = 0b0000_1000;
-/// Bit 4: the time is not the id's; their difference in milliseconds follows, zigzag.
-const TIME: u8 = 0b0001_0000;
-/// Bit 5: the user's name stands so many bytes before this field; otherwise length and name follow.
-const USER_BEFORE: u8 = 0b0010_0000;
+const ID_WHOLE: u8 = 7;
 /// The rest, zero.
-const RESERVED: u8 = 0b1100_0000;
+const RESERVED: u8 = 0b1000_0000;
 
 /// Bits of an id below its time.
 const LOW_BITS: u32 = COUNTER_BITS + SHARD_BITS + NODE_BITS;
@@ -70,7 +70,7 @@ pub(super) fn pack(messages: &[Message<'_>]) -> Vec<u8> {
 fn pack_one<'a>(message: &Message<'a>, last_id: u64, senders: &mut HashMap<&'a str, usize>, out: &mut Vec<u8>) {
     let flags_at = out.len();
     out.push(0);
-    let mut flags = message.content as u8 | write_id(last_id, message.id, out);
+    let mut flags = message.content as u8 | (write_id(last_id, message.id, out) << ID_SHIFT);
     let late = message.time_ms.wrapping_sub(time_ms(message.id)).cast_signed();
     if late != 0 {
         flags |= TIME;
@@ -91,16 +91,19 @@ fn pack_one<'a>(message: &Message<'a>, last_id: u64, senders: &mut HashMap<&'a s
     out[flags_at] = flags;
 }
 
-/// Writes an id in the shortest way from the one before it and returns that way's flag.
+/// Writes an id in the shortest way from the one before it and returns that way.
 fn write_id(last: u64, id: u64, out: &mut Vec<u8>) -> u8 {
     match (id >> LOW_BITS).checked_sub(last >> LOW_BITS) {
         Some(ms) if (id ^ last) & LANE == 0 => {
             write_varint(ms, out);
-            if id & COUNTER_MAX == next_counter(last, ms) {
-                return ID_NEXT;
+            let counter = id & COUNTER_MAX;
+            match counter.checked_sub(next_counter(last, ms)) {
+                Some(above) if above < u64::from(ID_COUNTER) => above as u8,
+                _ => {
+                    write_varint(counter, out);
+                    ID_COUNTER
+                }
             }
-            write_varint(id & COUNTER_MAX, out);
-            ID_COUNTER
         }
         _ => {
             out.extend_from_slice(&id.to_le_bytes());
@@ -152,9 +155,9 @@ impl<'a> Iterator for Unpack<'a> {
             return (rest > 0).then(|| Err(Malformed(format!("{rest} bytes follow the last message"))));
         }
         let unpacked = self.unpack_one();
-        match &unpacked {
-            Ok(_) => self.left -= 1,
-            Err(_) => (self.left, self.at) = (0, self.bytes.len()),
+        self.left -= 1;
+        if unpacked.is_err() {
+            (self.left, self.at) = (0, self.bytes.len());
         }
         Some(unpacked.map_err(|what| Malformed(format!("packed messages: {what}"))))
     }
@@ -178,17 +181,13 @@ impl<'a> Unpack<'a> {
     }
 
     fn id(&mut self, flags: u8) -> Result<u64, &'static str> {
-        let counted = match flags & ID {
-            ID_NEXT => false,
-            ID_COUNTER => true,
-            ID_WHOLE => {
-                let bytes = self.take(8)?.try_into().expect("eight were taken");
-                return Ok(u64::from_le_bytes(bytes));
-            }
-            _ => return Err("an unknown way to write an id"),
-        };
+        let way = (flags & ID) >> ID_SHIFT;
+        if way == ID_WHOLE {
+            let bytes = self.take(8)?.try_into().expect("eight were taken");
+            return Ok(u64::from_le_bytes(bytes));
+        }
         let ms = self.varint()?;
-        let counter = if counted { self.varint()? } else { next_counter(self.id, ms) };
+        let counter = if way == ID_COUNTER { self.varint()? } else { next_counter(self.id, ms) + u64::from(way) };
         let time = (self.id >> LOW_BITS).checked_add(ms).filter(|time| time >> (64 - LOW_BITS) == 0);
         match time {
             Some(time) if counter <= COUNTER_MAX => Ok((time << LOW_BITS) | (self.id & LANE) | counter),

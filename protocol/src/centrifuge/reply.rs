@@ -1,0 +1,176 @@
+//! What the relay sends: replies with the command's id, pushes without one, and `{}` as its ping.
+
+use std::fmt::Display;
+
+use serde::{Serialize, Serializer};
+
+use super::publication::{json, put, write_list, write_pushes};
+use crate::{ErrorCode, Event};
+
+/// A reply needs an id: without one, an SDK would take it for a ping.
+pub(super) fn is_said(tag: u32, event: &Event<'_>) -> bool {
+    match event {
+        Event::Batch { messages, .. } => !messages.is_empty(),
+        Event::Gap { .. } | Event::Error { .. } | Event::GoingAway { .. } | Event::Ping => true,
+        _ => tag != 0,
+    }
+}
+
+/// Appends the payload of one text frame.
+pub(super) fn write(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+    let result = match *event {
+        Event::Batch { room, messages } => return write_pushes(room, messages, out),
+        Event::History { epoch, head, messages, .. } => {
+            put(out, r#"{"id":"#);
+            json(out, &tag);
+            put(out, r#","history":{"publications":["#);
+            write_list(messages, out);
+            return put(out, &format!(r#"],"offset":{head},"epoch":"{epoch:x}"}}}}"#));
+        }
+        Event::Ping => return put(out, "{}"),
+        Event::Gap { room, .. } => {
+            let unsubscribe = Ending { code: 2500, reason: "insufficient state", reconnect: None };
+            return json(out, &Push { push: Pushed { channel: Some(room), what: What::Unsubscribe(unsubscribe) } });
+        }
+        Event::GoingAway { reason, .. } => {
+            let disconnect = Ending { code: 3001, reason, reconnect: Some(true) };
+            return json(out, &Push { push: Pushed { channel: None, what: What::Disconnect(disconnect) } });
+        }
+        Event::Error { code, message, retry_after_ms } => {
+            let error = error(code, message, retry_after_ms);
+            if tag == 0 {
+                let message = What::Message { data: Data { error } };
+                return json(out, &Push { push: Pushed { channel: None, what: message } });
+            }
+            Answer::Error(error)
+        }
+        Event::Connected { user, session, ping_s } => Answer::Connect {
+            client: session,
+            version: concat!("relay ", env!("CARGO_PKG_VERSION")),
+            data: User { user },
+            ping: ping_s,
+            pong: true,
+        },
+        Event::Joined { epoch, from, recovering, recovered, .. } => Answer::Subscribe {
+            recoverable: true,
+            positioned: true,
+            epoch: format!("{epoch:x}"),
+            offset: from,
+            recovered,
+            was_recovering: recovering,
+        },
+        Event::Left { .. } => Answer::Unsubscribe {},
+        Event::Acked { seq, id, .. } => Answer::Publish { offset: seq, id },
+        Event::Pong => Answer::Ping {},
+    };
+    json(out, &Reply { id: tag, answer: result });
+}
+
+/// Centrifuge's code of ours. SDKs repeat a refused connect or subscribe by themselves when it is temporary.
+fn error(code: ErrorCode, message: &str, retry_after_ms: u32) -> Failure<'_> {
+    let (code, temporary) = match code {
+        ErrorCode::Unavailable | ErrorCode::Unknown | ErrorCode::Internal => (100, true),
+        ErrorCode::NotConnected => (101, false),
+        ErrorCode::NotJoined | ErrorCode::Denied => (103, false),
+        ErrorCode::Unsupported => (104, false),
+        ErrorCode::Already => (105, false),
+        ErrorCode::TooLarge | ErrorCode::TooManyRooms => (106, false),
+        ErrorCode::BadRequest => (107, false),
+        ErrorCode::RateLimited | ErrorCode::Busy | ErrorCode::SlowConsumer => (111, true),
+    };
+    Failure { code, message, temporary, retry_after_ms }
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    id: u32,
+    #[serde(flatten)]
+    answer: Answer<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer<'a> {
+    Connect {
+        #[serde(serialize_with = "as_string")]
+        client: u64,
+        version: &'static str,
+        data: User<'a>,
+        ping: u32,
+        pong: bool,
+    },
+    Subscribe {
+        recoverable: bool,
+        positioned: bool,
+        epoch: String,
+        offset: u64,
+        recovered: bool,
+        was_recovering: bool,
+    },
+    Unsubscribe {},
+    Publish {
+        offset: u64,
+        #[serde(serialize_with = "as_string")]
+        id: u64,
+    },
+    Ping {},
+    Error(Failure<'a>),
+}
+
+#[derive(Serialize)]
+struct User<'a> {
+    user: &'a str,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    code: u16,
+    message: &'a str,
+    temporary: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    retry_after_ms: u32,
+}
+
+#[derive(Serialize)]
+struct Push<'a> {
+    push: Pushed<'a>,
+}
+
+#[derive(Serialize)]
+struct Pushed<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(flatten)]
+    what: What<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum What<'a> {
+    Unsubscribe(Ending<'a>),
+    Disconnect(Ending<'a>),
+    Message { data: Data<'a> },
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    error: Failure<'a>,
+}
+
+#[derive(Serialize)]
+struct Ending<'a> {
+    code: u16,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reconnect: Option<bool>,
+}
+
+/// JavaScript's numbers end at 53 bits.
+fn as_string<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde calls")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
