@@ -17,11 +17,7 @@ pub(crate) fn already_stored(
         return Ok(0);
     };
     let next = state.last_seq + 1;
-    let refuse = |found| StoreError::OutOfOrder {
-        room: append.room.to_string(),
-        expected: next,
-        found,
-    };
+    let refuse = |found| StoreError::OutOfOrder { room: append.room.to_string(), expected: next, found };
     if first.seq == 0 || first.seq > next {
         return Err(refuse(first.seq));
     }

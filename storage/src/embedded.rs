@@ -46,12 +46,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            accept_loss: false,
-            cache_bytes: 64 << 20,
-            write_buffer_bytes: 16 << 20,
-            log_states_max: 1 << 16,
-        }
+        Self { accept_loss: false, cache_bytes: 64 << 20, write_buffer_bytes: 16 << 20, log_states_max: 1 << 16 }
     }
 }
 
@@ -100,22 +95,9 @@ impl EmbeddedStore {
         let lock = lock(&layout)?;
         let engine = Engine::new(recovery::open(&layout, &options)?, &options);
         // Accepted once: what is missing later, when a full disk makes this open again, is a new loss.
-        let options = Options {
-            accept_loss: false,
-            ..options
-        };
-        let appender = Appender {
-            bytes: Vec::new(),
-            keys: Keys::default(),
-            health: Health::Good,
-        };
-        Ok(Self {
-            layout,
-            options,
-            appender: Mutex::new(appender),
-            engine: RwLock::new(Some(engine)),
-            _lock: lock,
-        })
+        let options = Options { accept_loss: false, ..options };
+        let appender = Appender { bytes: Vec::new(), keys: Keys::default(), health: Health::Good };
+        Ok(Self { layout, options, appender: Mutex::new(appender), engine: RwLock::new(Some(engine)), _lock: lock })
     }
 
     fn appender(&self) -> MutexGuard<'_, Appender> {
@@ -123,14 +105,9 @@ impl EmbeddedStore {
     }
 
     /// Runs `work` on the open engine.
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&Engine) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn with<T>(&self, work: impl FnOnce(&Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
-        work(engine.as_ref().ok_or_else(|| StoreError::Full {
-            path: self.layout.dir.clone(),
-        })?)
+        work(engine.as_ref().ok_or_else(|| StoreError::Full { path: self.layout.dir.clone() })?)
     }
 
     /// Refuses when an earlier write failed; opens the tree again when that was for want of space and there is some.
@@ -146,10 +123,7 @@ impl EmbeddedStore {
         self.probe()?;
         let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
         drop(engine.take());
-        *engine = Some(Engine::new(
-            recovery::open(&self.layout, &self.options)?,
-            &self.options,
-        ));
+        *engine = Some(Engine::new(recovery::open(&self.layout, &self.options)?, &self.options));
         appender.health = Health::Good;
         Ok(())
     }
@@ -162,9 +136,7 @@ impl EmbeddedStore {
             file.sync_all()
         });
         let removed = std::fs::remove_file(&path);
-        outcome
-            .and(removed)
-            .map_err(|error| from_io(&self.layout.dir, error))
+        outcome.and(removed).map_err(|error| from_io(&self.layout.dir, error))
     }
 
     /// Remembers a failed write, and says what it means.
@@ -184,58 +156,30 @@ impl EmbeddedStore {
     }
 
     /// Notes in the marks what is durable now; an append is Ok only when this is written too.
-    fn note(
-        &self,
-        engine: &Engine,
-        appender: &mut Appender,
-        ends: &[(&Append, LogState)],
-    ) -> Result<(), StoreError> {
+    fn note(&self, engine: &Engine, appender: &mut Appender, ends: &[(&Append, LogState)]) -> Result<(), StoreError> {
         let marks = ends.iter().map(|(append, state)| {
-            let mark = Mark {
-                epoch: state.epoch,
-                last_seq: state.last_seq,
-                last_id: state.last_id,
-            };
+            let mark = Mark { epoch: state.epoch, last_seq: state.last_seq, last_id: state.last_id };
             (&*append.room, mark)
         });
-        engine
-            .marks
-            .note(marks)
-            .map_err(|error| self.failed(appender, fjall::Error::Io(error)))
+        engine.marks.note(marks).map_err(|error| self.failed(appender, fjall::Error::Io(error)))
     }
 }
 
 fn lock(layout: &Layout) -> Result<File, StoreError> {
     let io = |error| from_io(&layout.dir, error);
     std::fs::create_dir_all(&layout.dir).map_err(io)?;
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(layout.dir.join("lock"))
-        .map_err(io)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(layout.dir.join("lock")).map_err(io)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked {
-            path: layout.dir.clone(),
-        }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked { path: layout.dir.clone() }),
         Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
     }
 }
 
 impl Engine {
     fn new(opened: Opened, options: &Options) -> Self {
-        let Opened {
-            tree,
-            marks,
-            store_epoch,
-        } = opened;
-        Self {
-            tree,
-            marks,
-            store_epoch,
-            states: Mutex::new(States::new(options.log_states_max)),
-        }
+        let Opened { tree, marks, store_epoch } = opened;
+        Self { tree, marks, store_epoch, states: Mutex::new(States::new(options.log_states_max)) }
     }
 
     fn states(&self) -> MutexGuard<'_, States> {
@@ -261,33 +205,21 @@ impl Store for EmbeddedStore {
         self.check_health(appender)?;
         self.with(|engine| {
             let dir = &self.layout.dir;
-            let mut batch = engine
-                .tree
-                .batch(appends.iter().map(|append| append.records.len() + 1).sum());
+            let mut batch = engine.tree.batch(appends.iter().map(|append| append.records.len() + 1).sum());
             let mut ends = Vec::with_capacity(appends.len());
             for append in appends {
                 let mut state = engine.state(dir, &append.room)?;
                 let stored = stored_ids(dir, engine, append, state)?;
                 let first = append.records.first().map_or(0, |first| first.seq);
-                let skip = already_stored(append, state, |seq| {
-                    Ok(stored.get((seq - first) as usize).copied())
-                })?;
+                let skip = already_stored(append, state, |seq| Ok(stored.get((seq - first) as usize).copied()))?;
                 if append.records.is_empty() {
                     continue;
                 }
                 appender.keys.set_room(&append.room)?;
                 let rows = &engine.tree.rows;
                 for record in &append.records[skip..] {
-                    if state.last_seq == 0
-                        && Log::now(dir, &engine.tree, &append.room)?
-                            .facts()?
-                            .is_none()
-                    {
-                        let facts = Facts {
-                            epoch: append.epoch,
-                            created_ms: record.time_ms,
-                            id_floor: 0,
-                        };
+                    if state.last_seq == 0 && Log::now(dir, &engine.tree, &append.room)?.facts()?.is_none() {
+                        let facts = Facts { epoch: append.epoch, created_ms: record.time_ms, id_floor: 0 };
                         state.epoch = append.epoch;
                         batch.insert(rows, appender.keys.facts(), facts.encode());
                     }
@@ -297,18 +229,12 @@ impl Store for EmbeddedStore {
                     }
                     appender.bytes.clear();
                     record.encode(&mut appender.bytes);
-                    batch.insert(
-                        rows,
-                        appender.keys.record(record.seq, record.id),
-                        &appender.bytes[..],
-                    );
+                    batch.insert(rows, appender.keys.record(record.seq, record.id), &appender.bytes[..]);
                     (state.last_seq, state.last_id) = (record.seq, record.id);
                 }
                 ends.push((append, state));
             }
-            batch
-                .commit()
-                .map_err(|error| self.failed(appender, error))?;
+            batch.commit().map_err(|error| self.failed(appender, error))?;
             self.note(engine, appender, &ends)?;
             let mut states = engine.states();
             for (append, state) in ends {
@@ -318,19 +244,11 @@ impl Store for EmbeddedStore {
         })
     }
 
-    fn read(
-        &self,
-        room: &str,
-        first: u64,
-        last: u64,
-        limit: usize,
-    ) -> Result<Vec<Record>, StoreError> {
+    fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
         self.with(|engine| {
             let head = engine.state(&self.layout.dir, room)?.last_seq;
             let first = first.max(1);
-            let last = last
-                .min(head)
-                .min(first.saturating_add(limit as u64).saturating_sub(1));
+            let last = last.min(head).min(first.saturating_add(limit as u64).saturating_sub(1));
             if first > last || limit == 0 {
                 return Ok(Vec::new());
             }
@@ -339,24 +257,14 @@ impl Store for EmbeddedStore {
     }
 
     fn reserved_ids(&self) -> Result<u64, StoreError> {
-        self.with(|engine| {
-            Ok(engine
-                .tree
-                .setting(&self.layout.dir, layout::RESERVED)?
-                .unwrap_or(0))
-        })
+        self.with(|engine| Ok(engine.tree.setting(&self.layout.dir, layout::RESERVED)?.unwrap_or(0)))
     }
 
     fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
         let appender = &mut *self.appender();
         self.check_health(appender)?;
         self.with(|engine| {
-            if engine
-                .tree
-                .setting(&self.layout.dir, layout::RESERVED)?
-                .unwrap_or(0)
-                >= until_ms
-            {
+            if engine.tree.setting(&self.layout.dir, layout::RESERVED)?.unwrap_or(0) >= until_ms {
                 return Ok(());
             }
             let mut batch = engine.tree.batch(1);
@@ -367,12 +275,7 @@ impl Store for EmbeddedStore {
 }
 
 /// The stored ids from the append's first seq on, as far as both go; empty unless it repeats something.
-fn stored_ids(
-    dir: &Path,
-    engine: &Engine,
-    append: &Append,
-    state: LogState,
-) -> Result<Vec<u64>, StoreError> {
+fn stored_ids(dir: &Path, engine: &Engine, append: &Append, state: LogState) -> Result<Vec<u64>, StoreError> {
     let (Some(first), Some(last)) = (append.records.first(), append.records.last()) else {
         return Ok(Vec::new());
     };
@@ -380,7 +283,6 @@ fn stored_ids(
         return Ok(Vec::new());
     }
     let last = last.seq.min(state.last_seq);
-    let records =
-        Log::now(dir, &engine.tree, &append.room)?.range(first.seq, last, state.last_seq)?;
+    let records = Log::now(dir, &engine.tree, &append.room)?.range(first.seq, last, state.last_seq)?;
     Ok(records.iter().map(|record| record.id).collect())
 }

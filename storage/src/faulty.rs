@@ -38,10 +38,7 @@ struct Plan {
 impl FaultyStore {
     /// An empty store without planned faults whose logs get this epoch.
     pub fn new(epoch: u64) -> Self {
-        Self {
-            durable: MemoryStore::new(epoch),
-            plan: Mutex::default(),
-        }
+        Self { durable: MemoryStore::new(epoch), plan: Mutex::default() }
     }
 
     /// Plans the outcome of the append after those already planned: `None` lets one succeed.
@@ -65,9 +62,7 @@ impl FaultyStore {
         let unsynced = std::mem::take(&mut *self.plan()).unsynced;
         unsynced
             .iter()
-            .filter(|append| {
-                keep(append) && self.durable.append(std::slice::from_ref(append)).is_ok()
-            })
+            .filter(|append| keep(append) && self.durable.append(std::slice::from_ref(append)).is_ok())
             .count()
     }
 
@@ -107,27 +102,15 @@ impl Store for FaultyStore {
             Some(Fault::Lost | Fault::Unsynced) => &[],
         };
         self.durable.append(durable)?;
-        plan.unsynced
-            .retain(|old| durable.iter().all(|new| new.room != old.room));
+        plan.unsynced.retain(|old| durable.iter().all(|new| new.room != old.room));
         if fault == Some(Fault::Unsynced) {
-            plan.unsynced
-                .retain(|old| appends.iter().all(|new| new.room != old.room));
+            plan.unsynced.retain(|old| appends.iter().all(|new| new.room != old.room));
             plan.unsynced.extend_from_slice(appends);
         }
-        if fault.is_some() {
-            Err(injected())
-        } else {
-            Ok(())
-        }
+        if fault.is_some() { Err(injected()) } else { Ok(()) }
     }
 
-    fn read(
-        &self,
-        room: &str,
-        first: u64,
-        last: u64,
-        limit: usize,
-    ) -> Result<Vec<Record>, StoreError> {
+    fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
         self.check_read()?;
         self.durable.read(room, first, last, limit)
     }
@@ -163,11 +146,7 @@ mod tests {
             body: Box::default(),
             key: None,
         };
-        Append {
-            room: room.into(),
-            epoch: 1,
-            records: vec![Arc::new(record)],
-        }
+        Append { room: room.into(), epoch: 1, records: vec![Arc::new(record)] }
     }
 
     fn last_seq(store: &FaultyStore, room: &str) -> u64 {
@@ -177,31 +156,16 @@ mod tests {
     #[test]
     fn every_fault_leaves_what_it_says_and_a_repeat_completes_it() {
         let call = [append("a", 1), append("b", 1)];
-        for (fault, before) in [
-            (Fault::Lost, [0, 0]),
-            (Fault::Stored, [1, 1]),
-            (Fault::Partial(1), [1, 0]),
-            (Fault::Unsynced, [0, 0]),
-        ] {
+        for (fault, before) in
+            [(Fault::Lost, [0, 0]), (Fault::Stored, [1, 1]), (Fault::Partial(1), [1, 0]), (Fault::Unsynced, [0, 0])]
+        {
             let store = FaultyStore::new(1);
             store.plan_append(Some(fault));
             assert!(store.append(&call).is_err());
-            assert_eq!(
-                [last_seq(&store, "a"), last_seq(&store, "b")],
-                before,
-                "{fault:?}"
-            );
+            assert_eq!([last_seq(&store, "a"), last_seq(&store, "b")], before, "{fault:?}");
             store.append(&call).unwrap();
-            assert_eq!(
-                store.crash(|_| true),
-                0,
-                "{fault:?}: nothing undecided is left"
-            );
-            assert_eq!(
-                [last_seq(&store, "a"), last_seq(&store, "b")],
-                [1, 1],
-                "{fault:?}"
-            );
+            assert_eq!(store.crash(|_| true), 0, "{fault:?}: nothing undecided is left");
+            assert_eq!([last_seq(&store, "a"), last_seq(&store, "b")], [1, 1], "{fault:?}");
         }
     }
 

@@ -3,6 +3,8 @@
 //! No runtime appears in any signature; the relay's `persist` owns the threads. Every engine passes the same
 //! conformance suite (`tests/conformance.rs`).
 
+#![warn(missing_docs)]
+
 mod continuation;
 pub mod embedded;
 pub mod faulty;

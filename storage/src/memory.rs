@@ -27,15 +27,8 @@ struct Log {
 
 impl Log {
     fn state(&self) -> LogState {
-        let (last_seq, last_id) = self
-            .records
-            .last()
-            .map_or((0, 0), |last| (last.seq, last.id));
-        LogState {
-            epoch: self.epoch,
-            last_seq,
-            last_id,
-        }
+        let (last_seq, last_id) = self.records.last().map_or((0, 0), |last| (last.seq, last.id));
+        LogState { epoch: self.epoch, last_seq, last_id }
     }
 
     fn id_at(&self, seq: u64) -> Option<u64> {
@@ -53,10 +46,7 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store whose logs get this epoch.
     pub fn new(epoch: u64) -> Self {
-        Self {
-            epoch,
-            shelf: Mutex::default(),
-        }
+        Self { epoch, shelf: Mutex::default() }
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -66,11 +56,7 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn open_log(&self, room: &str) -> Result<LogState, StoreError> {
-        let empty = LogState {
-            epoch: self.epoch,
-            last_seq: 0,
-            last_id: 0,
-        };
+        let empty = LogState { epoch: self.epoch, last_seq: 0, last_id: 0 };
         Ok(self.shelf().logs.get(room).map_or(empty, Log::state))
     }
 
@@ -79,17 +65,8 @@ impl Store for MemoryStore {
         let mut skips = Vec::with_capacity(appends.len());
         for append in appends {
             let log = shelf.logs.get(&append.room);
-            let state = log.map_or(
-                LogState {
-                    epoch: append.epoch,
-                    last_seq: 0,
-                    last_id: 0,
-                },
-                Log::state,
-            );
-            skips.push(already_stored(append, state, |seq| {
-                Ok(log.and_then(|log| log.id_at(seq)))
-            })?);
+            let state = log.map_or(LogState { epoch: append.epoch, last_seq: 0, last_id: 0 }, Log::state);
+            skips.push(already_stored(append, state, |seq| Ok(log.and_then(|log| log.id_at(seq))))?);
         }
         for (append, skip) in appends.iter().zip(skips) {
             if append.records.is_empty() {
@@ -98,33 +75,19 @@ impl Store for MemoryStore {
             let log = shelf
                 .logs
                 .entry(append.room.clone())
-                .or_insert_with(|| Log {
-                    epoch: append.epoch,
-                    records: Vec::new(),
-                });
+                .or_insert_with(|| Log { epoch: append.epoch, records: Vec::new() });
             log.records.extend_from_slice(&append.records[skip..]);
         }
         Ok(())
     }
 
-    fn read(
-        &self,
-        room: &str,
-        first: u64,
-        last: u64,
-        limit: usize,
-    ) -> Result<Vec<Record>, StoreError> {
+    fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
         let shelf = self.shelf();
         let Some(log) = shelf.logs.get(room) else {
             return Ok(Vec::new());
         };
         let skip = usize::try_from(first.saturating_sub(1)).unwrap_or(usize::MAX);
-        let wanted = log
-            .records
-            .iter()
-            .skip(skip)
-            .take(limit)
-            .take_while(|record| record.seq <= last);
+        let wanted = log.records.iter().skip(skip).take(limit).take_while(|record| record.seq <= last);
         Ok(wanted.map(|record| Record::clone(record)).collect())
     }
 

@@ -32,11 +32,7 @@ impl Kind {
 
     /// The kind with this stored number.
     pub fn from_u8(number: u8) -> Self {
-        if number == KIND_MESSAGE {
-            Self::Message
-        } else {
-            Self::Other(number)
-        }
+        if number == KIND_MESSAGE { Self::Message } else { Self::Other(number) }
     }
 }
 
@@ -100,8 +96,7 @@ impl Record {
             body: &self.body,
             key: self.key,
         };
-        rkyv::api::high::to_bytes_in::<_, RkyvError>(&fields, out)
-            .expect("writing to memory does not fail");
+        rkyv::api::high::to_bytes_in::<_, RkyvError>(&fields, out).expect("writing to memory does not fail");
     }
 
     /// Reads a stored form, checking every byte that could mislead.
@@ -111,10 +106,7 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let bad = |message: String| StoreError::BadRecord { message };
         let Some((&[version, kind], archive)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(bad(format!(
-                "{} bytes are too few for a record",
-                bytes.len()
-            )));
+            return Err(bad(format!("{} bytes are too few for a record", bytes.len())));
         };
         if version != FORMAT_VERSION {
             return Err(bad(format!(
@@ -123,12 +115,8 @@ impl Record {
         }
         let fields = rkyv::access::<ArchivedFieldsV1<'_>, RkyvError>(archive)
             .map_err(|error| bad(format!("its bytes are damaged ({error})")))?;
-        let content = Content::from_u8(fields.content).ok_or_else(|| {
-            bad(format!(
-                "its content type {} is newer than this relay",
-                fields.content
-            ))
-        })?;
+        let content = Content::from_u8(fields.content)
+            .ok_or_else(|| bad(format!("its content type {} is newer than this relay", fields.content)))?;
         Ok(Self {
             kind: Kind::from_u8(kind),
             seq: fields.seq.to_native(),
@@ -161,9 +149,7 @@ mod tests {
     }
 
     fn hex(bytes: &[u8]) -> String {
-        bytes
-            .iter()
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+        bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     #[test]
@@ -193,31 +179,15 @@ mod tests {
         golden().encode(&mut bytes);
         bytes[0] = 2;
         let error = Record::decode(&bytes).unwrap_err().to_string();
-        assert!(
-            error.contains("version is 2") && error.contains("newer"),
-            "{error}"
-        );
+        assert!(error.contains("version is 2") && error.contains("newer"), "{error}");
     }
 
     #[test]
     fn an_unknown_content_type_is_refused() {
-        let fields = FieldsV1 {
-            seq: 1,
-            id: 2,
-            time_ms: 3,
-            sender: "x",
-            content: 77,
-            body: b"",
-            key: None,
-        };
+        let fields = FieldsV1 { seq: 1, id: 2, time_ms: 3, sender: "x", content: 77, body: b"", key: None };
         let mut newer = vec![FORMAT_VERSION, 0];
         rkyv::api::high::to_bytes_in::<_, RkyvError>(&fields, &mut newer).unwrap();
-        assert!(
-            Record::decode(&newer)
-                .unwrap_err()
-                .to_string()
-                .contains("content type 77")
-        );
+        assert!(Record::decode(&newer).unwrap_err().to_string().contains("content type 77"));
     }
 
     #[test]

@@ -39,13 +39,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// The durable records `first..=last` of a log in ascending order, without holes; fewer when the log ends earlier,
     /// at most `limit`.
-    fn read(
-        &self,
-        room: &str,
-        first: u64,
-        last: u64,
-        limit: usize,
-    ) -> Result<Vec<Record>, StoreError>;
+    fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError>;
 
     /// Up to which time (milliseconds since 1970) ids may have been given out by this node; 0 at first.
     fn reserved_ids(&self) -> Result<u64, StoreError>;

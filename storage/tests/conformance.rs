@@ -51,11 +51,7 @@ fn an_empty_log_has_an_epoch_and_nothing_else(store: &dyn Store) {
     assert_ne!(state.epoch, 0);
     assert_eq!((state.last_seq, state.last_id), (0, 0));
     assert_eq!(store.read("nowhere", 1, u64::MAX, 10).unwrap(), []);
-    assert_eq!(
-        store.open_log("nowhere").unwrap(),
-        state,
-        "opening writes nothing"
-    );
+    assert_eq!(store.open_log("nowhere").unwrap(), state, "opening writes nothing");
 }
 
 fn what_was_appended_is_read_back_field_by_field(store: &dyn Store) {
@@ -66,12 +62,7 @@ fn what_was_appended_is_read_back_field_by_field(store: &dyn Store) {
 }
 
 fn seqs(store: &dyn Store, first: u64, last: u64, limit: usize) -> Vec<u64> {
-    store
-        .read("room", first, last, limit)
-        .unwrap()
-        .iter()
-        .map(|record| record.seq)
-        .collect()
+    store.read("room", first, last, limit).unwrap().iter().map(|record| record.seq).collect()
 }
 
 fn ranges_and_limits_give_exactly_what_they_name(store: &dyn Store) {
@@ -81,12 +72,9 @@ fn ranges_and_limits_give_exactly_what_they_name(store: &dyn Store) {
     assert_eq!(seqs(store, 9, u64::MAX, 100), [9, 10]);
     assert_eq!(seqs(store, 2, 9, 3), [2, 3, 4]);
     assert_eq!(seqs(store, 10, 10, 1), [10]);
-    for nothing in [
-        seqs(store, 11, 20, 5),
-        seqs(store, 5, 4, 5),
-        seqs(store, 1, 10, 0),
-        seqs(store, u64::MAX, u64::MAX, 9),
-    ] {
+    for nothing in
+        [seqs(store, 11, 20, 5), seqs(store, 5, 4, 5), seqs(store, 1, 10, 0), seqs(store, u64::MAX, u64::MAX, 9)]
+    {
         assert_eq!(nothing, [0; 0]);
     }
 }
@@ -102,14 +90,8 @@ fn ranges_cross_blocks_and_buckets_without_a_seam(store: &dyn Store) {
             assert_eq!(seqs(store, first, LAST, 5), expected, "from {first}");
         }
     }
-    assert_eq!(
-        seqs(store, 64_000, 66_000, usize::MAX),
-        (64_000..=66_000).collect::<Vec<_>>()
-    );
-    assert_eq!(
-        store.read("room", 65_536, 65_536, 1).unwrap(),
-        [record(65_536)]
-    );
+    assert_eq!(seqs(store, 64_000, 66_000, usize::MAX), (64_000..=66_000).collect::<Vec<_>>());
+    assert_eq!(store.read("room", 65_536, 65_536, 1).unwrap(), [record(65_536)]);
     assert_whole(store, "room", LAST);
 }
 
@@ -133,11 +115,7 @@ fn a_repeat_of_a_part_stores_the_rest(store: &dyn Store) {
 
 fn refused(store: &dyn Store, append: Append, expected: u64, found: u64) {
     match store.append(&[append]) {
-        Err(StoreError::OutOfOrder {
-            expected: e,
-            found: f,
-            ..
-        }) => assert_eq!((e, f), (expected, found)),
+        Err(StoreError::OutOfOrder { expected: e, found: f, .. }) => assert_eq!((e, f), (expected, found)),
         other => panic!("{other:?} instead of a refusal of {found}"),
     }
 }
@@ -181,10 +159,7 @@ fn several_logs_go_into_one_call(store: &dyn Store) {
 
 fn a_refused_log_refuses_the_whole_call(store: &dyn Store) {
     let call = [append(store, "good", 1, 2), append(store, "bad", 2, 2)];
-    assert!(matches!(
-        store.append(&call),
-        Err(StoreError::OutOfOrder { .. })
-    ));
+    assert!(matches!(store.append(&call), Err(StoreError::OutOfOrder { .. })));
     assert_whole(store, "good", 0);
     store.append(&call[..1]).unwrap();
     assert_whole(store, "good", 2);
@@ -208,25 +183,12 @@ fn readers_see_only_dense_prefixes_that_grow(store: &dyn Store) {
                 let finished_before = done.load(Ordering::Acquire);
                 let state = store.open_log("room").unwrap();
                 let records = store.read("room", 1, u64::MAX, usize::MAX).unwrap();
-                assert!(
-                    records
-                        .iter()
-                        .zip(1..)
-                        .all(|(record, seq)| record.seq == seq)
-                );
-                assert!(
-                    records.len() as u64 >= state.last_seq.max(seen),
-                    "a record that was seen is gone"
-                );
+                assert!(records.iter().zip(1..).all(|(record, seq)| record.seq == seq));
+                assert!(records.len() as u64 >= state.last_seq.max(seen), "a record that was seen is gone");
                 seen = records.len() as u64;
-                let newest = store
-                    .read("room", (seen + 1).saturating_sub(3), u64::MAX, 10)
-                    .unwrap();
+                let newest = store.read("room", (seen + 1).saturating_sub(3), u64::MAX, 10).unwrap();
                 assert!(
-                    newest
-                        .iter()
-                        .zip((seen + 1).saturating_sub(3).max(1)..)
-                        .all(|(record, seq)| record.seq == seq)
+                    newest.iter().zip((seen + 1).saturating_sub(3).max(1)..).all(|(record, seq)| record.seq == seq)
                 );
                 rounds += 1;
                 if finished_before {
@@ -254,12 +216,7 @@ fn the_first_append_fixes_the_epoch(store: &dyn Store) {
 
 fn reserved_ids_never_go_back(store: &dyn Store) {
     assert_eq!(store.reserved_ids().unwrap(), 0);
-    for (until, expected) in [
-        (1_000, 1_000),
-        (500, 1_000),
-        (1_000, 1_000),
-        (u64::MAX, u64::MAX),
-    ] {
+    for (until, expected) in [(1_000, 1_000), (500, 1_000), (1_000, 1_000), (u64::MAX, u64::MAX)] {
         store.reserve_ids(until).unwrap();
         assert_eq!(store.reserved_ids().unwrap(), expected);
     }
@@ -295,14 +252,8 @@ fn any_room_name_is_a_log_of_its_own(store: &dyn Store) {
 
 fn bodies_of_nothing_and_of_64_kib(store: &dyn Store) {
     let mut call = append(store, "room", 1, 3);
-    call.records = [(1, 0), (2, 64 << 10), (3, 0)]
-        .map(|(seq, bytes)| Arc::new(sized(seq, bytes)))
-        .into();
-    let expected: Vec<_> = call
-        .records
-        .iter()
-        .map(|record| (**record).clone())
-        .collect();
+    call.records = [(1, 0), (2, 64 << 10), (3, 0)].map(|(seq, bytes)| Arc::new(sized(seq, bytes))).into();
+    let expected: Vec<_> = call.records.iter().map(|record| (**record).clone()).collect();
     store.append(&[call]).unwrap();
     assert_eq!(store.read("room", 1, 9, 9).unwrap(), expected);
 }
@@ -311,10 +262,7 @@ fn unknown_kinds_pass_through(store: &dyn Store) {
     let mut call = append(store, "room", 1, 1);
     Arc::make_mut(&mut call.records[0]).kind = storage::Kind::Other(200);
     store.append(&[call.clone()]).unwrap();
-    assert_eq!(
-        store.read("room", 1, 1, 1).unwrap(),
-        [(*call.records[0]).clone()]
-    );
+    assert_eq!(store.read("room", 1, 1, 1).unwrap(), [(*call.records[0]).clone()]);
 }
 
 proptest! {

@@ -27,14 +27,8 @@ pub fn settle(tree_dir: &Path, salvage_dir: &Path) -> std::io::Result<bool> {
     let mut journals = Vec::new();
     for entry in std::fs::read_dir(tree_dir)? {
         let path = entry?.path();
-        let number = path
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .and_then(|stem| stem.parse::<u64>().ok());
-        if let (Some(number), true) = (
-            number,
-            path.extension().is_some_and(|extension| extension == "jnl"),
-        ) {
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+        if let (Some(number), true) = (number, path.extension().is_some_and(|extension| extension == "jnl")) {
             journals.push((number, path));
         }
     }
@@ -59,10 +53,7 @@ fn settle_one(path: &Path, salvage_dir: &Path) -> std::io::Result<bool> {
         return Ok(false);
     };
     std::fs::create_dir_all(salvage_dir)?;
-    let name = path
-        .file_name()
-        .expect("a journal has a name")
-        .to_string_lossy();
+    let name = path.file_name().expect("a journal has a name").to_string_lossy();
     let mut copy = File::create(salvage_path(salvage_dir, &name, whole))?;
     copy.write_all(&rest)?;
     copy.sync_all()?;
@@ -100,11 +91,7 @@ fn rest_behind(mut file: &File, offset: u64) -> std::io::Result<Option<Vec<u8>>>
 
 /// How many bytes from the start are whole batches with the right checksums.
 fn whole_batches(reader: impl Read) -> std::io::Result<u64> {
-    let mut journal = Journal {
-        reader,
-        position: 0,
-        bytes: Vec::new(),
-    };
+    let mut journal = Journal { reader, position: 0, bytes: Vec::new() };
     let mut whole = 0;
     loop {
         match journal.batch() {
@@ -137,9 +124,7 @@ impl<R: Read> Journal<R> {
             checksum.update(&self.bytes);
         }
         let [tag, sum @ .., t0, t1, t2, t3] = self.take::<13>()?;
-        Ok(tag == END
-            && u64::from_le_bytes(sum) == checksum.digest()
-            && [t0, t1, t2, t3] == TRAILER)
+        Ok(tag == END && u64::from_le_bytes(sum) == checksum.digest() && [t0, t1, t2, t3] == TRAILER)
     }
 
     /// Reads one item into `bytes`; false when it is none.
@@ -156,11 +141,8 @@ impl<R: Read> Journal<R> {
                 let head = self.take::<20>()?;
                 self.bytes.extend_from_slice(&head);
                 let [.., k0, k1, _, _, _, _, s0, s1, s2, s3] = head;
-                let length = u64::from(u16::from_le_bytes([k0, k1]))
-                    + u64::from(u32::from_le_bytes([s0, s1, s2, s3]));
-                let read = (&mut self.reader)
-                    .take(length)
-                    .read_to_end(&mut self.bytes)? as u64;
+                let length = u64::from(u16::from_le_bytes([k0, k1])) + u64::from(u32::from_le_bytes([s0, s1, s2, s3]));
+                let read = (&mut self.reader).take(length).read_to_end(&mut self.bytes)? as u64;
                 self.position += read;
                 return Ok(read == length);
             }

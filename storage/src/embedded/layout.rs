@@ -91,18 +91,10 @@ impl Keys {
     /// # Errors
     /// An invalid-input error when the name is longer than [`ROOM_BYTES_MAX`].
     pub fn set_room(&mut self, room: &str) -> Result<(), StoreError> {
-        let length = u16::try_from(room.len())
-            .ok()
-            .filter(|_| room.len() <= ROOM_BYTES_MAX);
+        let length = u16::try_from(room.len()).ok().filter(|_| room.len() <= ROOM_BYTES_MAX);
         let Some(length) = length else {
-            let message = format!(
-                "a room name of {} bytes is longer than {ROOM_BYTES_MAX}",
-                room.len()
-            );
-            return Err(StoreError::Io(std::io::Error::new(
-                std::io::ErrorKind::InvalidInput,
-                message,
-            )));
+            let message = format!("a room name of {} bytes is longer than {ROOM_BYTES_MAX}", room.len());
+            return Err(StoreError::Io(std::io::Error::new(std::io::ErrorKind::InvalidInput, message)));
         };
         self.room.clear();
         self.room.extend_from_slice(&length.to_be_bytes());
@@ -169,11 +161,7 @@ mod tests {
 
     #[test]
     fn facts_survive_a_round_trip_and_refuse_other_lengths() {
-        let facts = Facts {
-            epoch: 1,
-            created_ms: 2,
-            id_floor: 3,
-        };
+        let facts = Facts { epoch: 1, created_ms: 2, id_floor: 3 };
         assert_eq!(Facts::decode(&facts.encode()), Some(facts));
         assert_eq!(Facts::decode(&facts.encode()[1..]), None);
     }

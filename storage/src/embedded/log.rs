@@ -21,64 +21,38 @@ pub struct Log<'a> {
 impl<'a> Log<'a> {
     /// The log of `room` as it is now, in the data directory `dir`.
     pub fn now(dir: &'a Path, tree: &'a Tree, room: &'a str) -> Result<Self, StoreError> {
-        Ok(Self {
-            dir,
-            tree,
-            room,
-            snapshot: tree.db.snapshot(),
-            keys: Keys::of(room)?,
-        })
+        Ok(Self { dir, tree, room, snapshot: tree.db.snapshot(), keys: Keys::of(room)? })
     }
 
     /// What its first append fixed; None when it was never written.
     pub fn facts(&mut self) -> Result<Option<Facts>, StoreError> {
-        let row = self
-            .snapshot
-            .get(&self.tree.rows, self.keys.facts())
-            .map_err(|error| from_fjall(self.dir, error))?;
+        let row = self.snapshot.get(&self.tree.rows, self.keys.facts()).map_err(|error| from_fjall(self.dir, error))?;
         let Some(row) = row else { return Ok(None) };
         let facts = Facts::decode(&row);
-        facts
-            .map(Some)
-            .ok_or_else(|| self.damaged_row("the facts of the log".into()))
+        facts.map(Some).ok_or_else(|| self.damaged_row("the facts of the log".into()))
     }
 
     /// Its state; an empty log has `store_epoch`.
     pub fn state(&mut self, store_epoch: u64) -> Result<LogState, StoreError> {
         let Some(facts) = self.facts()? else {
-            return Ok(LogState {
-                epoch: store_epoch,
-                last_seq: 0,
-                last_id: 0,
-            });
+            return Ok(LogState { epoch: store_epoch, last_seq: 0, last_id: 0 });
         };
         let (last_seq, last_id) = self.last()?.map_or((0, 0), |last| (last.seq, last.id));
-        Ok(LogState {
-            epoch: facts.epoch,
-            last_seq,
-            last_id: last_id.max(facts.id_floor),
-        })
+        Ok(LogState { epoch: facts.epoch, last_seq, last_id: last_id.max(facts.id_floor) })
     }
 
     /// Its last record.
     pub fn last(&mut self) -> Result<Option<Record>, StoreError> {
         let (start, end) = (self.keys.records_start(), self.keys.records_end());
         let last = self.snapshot.range(&self.tree.rows, start..end).next_back();
-        last.map(|row| {
-            row.value()
-                .map_err(|error| from_fjall(self.dir, error))
-                .and_then(|value| self.decode(&value))
-        })
-        .transpose()
+        last.map(|row| row.value().map_err(|error| from_fjall(self.dir, error)).and_then(|value| self.decode(&value)))
+            .transpose()
     }
 
     /// The record with this seq and id.
     pub fn at(&mut self, seq: u64, id: u64) -> Result<Option<Record>, StoreError> {
         let key = self.keys.record(seq, id);
-        let row = self
-            .snapshot
-            .get(&self.tree.rows, key)
-            .map_err(|error| from_fjall(self.dir, error))?;
+        let row = self.snapshot.get(&self.tree.rows, key).map_err(|error| from_fjall(self.dir, error))?;
         row.map(|row| self.decode(&row)).transpose()
     }
 
@@ -105,14 +79,8 @@ impl<'a> Log<'a> {
         } else {
             let start = self.block_key(first)?;
             let end = self.keys.records_end();
-            let skip =
-                usize::try_from(first - layout::block_start(first)).expect("less than a block");
-            for row in self
-                .snapshot
-                .range(&self.tree.rows, start..end)
-                .skip(skip)
-                .take(count)
-            {
+            let skip = usize::try_from(first - layout::block_start(first)).expect("less than a block");
+            for row in self.snapshot.range(&self.tree.rows, start..end).skip(skip).take(count) {
                 records.push(self.decode_row(row)?);
             }
         }
@@ -122,17 +90,8 @@ impl<'a> Log<'a> {
 
     /// Whether the records from the start of the block of `seq` (of the whole log, when `thorough`) up to the record
     /// `seq`, `id` are all there, and how many they are.
-    pub fn is_dense_up_to(
-        &mut self,
-        seq: u64,
-        id: u64,
-        thorough: bool,
-    ) -> Result<(bool, u64), StoreError> {
-        let first = if thorough {
-            1
-        } else {
-            layout::block_start(seq)
-        };
+    pub fn is_dense_up_to(&mut self, seq: u64, id: u64, thorough: bool) -> Result<(bool, u64), StoreError> {
+        let first = if thorough { 1 } else { layout::block_start(seq) };
         let Ok(start) = self.block_key(first) else {
             return Ok((false, 0));
         };
@@ -146,15 +105,11 @@ impl<'a> Log<'a> {
     }
 
     /// The seq of the last record before the first hole, and every row behind that, for removal.
-    pub fn behind_first_hole(
-        &mut self,
-    ) -> Result<(Option<Record>, Vec<(Vec<u8>, u64)>), StoreError> {
+    pub fn behind_first_hole(&mut self) -> Result<(Option<Record>, Vec<(Vec<u8>, u64)>), StoreError> {
         let (start, end) = (self.keys.records_start(), self.keys.records_end());
         let (mut last, mut behind) = (None::<Record>, Vec::new());
         for row in self.snapshot.range(&self.tree.rows, start..end) {
-            let (key, value) = row
-                .into_inner()
-                .map_err(|error| from_fjall(self.dir, error))?;
+            let (key, value) = row.into_inner().map_err(|error| from_fjall(self.dir, error))?;
             let record = self.decode(&value)?;
             let expected = last.as_ref().map_or(1, |last| last.seq + 1);
             if behind.is_empty() && record.seq == expected {
@@ -174,11 +129,7 @@ impl<'a> Log<'a> {
             }
             expected += 1;
         }
-        if expected <= last {
-            Err(self.missing(expected, last))
-        } else {
-            Ok(())
-        }
+        if expected <= last { Err(self.missing(expected, last)) } else { Ok(()) }
     }
 
     /// The key of the first record of the block of `seq`, or one just before it.
@@ -188,16 +139,9 @@ impl<'a> Log<'a> {
             return Ok(self.keys.records_start());
         }
         let key = self.keys.sparse(block);
-        let row = self
-            .snapshot
-            .get(&self.tree.rows, key)
-            .map_err(|error| from_fjall(self.dir, error))?;
-        let id = row
-            .and_then(|row| row.as_ref().try_into().ok())
-            .map(u64::from_be_bytes);
-        let id = id.ok_or_else(|| {
-            self.damaged_row(format!("the index of message {}", layout::block_start(seq)))
-        })?;
+        let row = self.snapshot.get(&self.tree.rows, key).map_err(|error| from_fjall(self.dir, error))?;
+        let id = row.and_then(|row| row.as_ref().try_into().ok()).map(u64::from_be_bytes);
+        let id = id.ok_or_else(|| self.damaged_row(format!("the index of message {}", layout::block_start(seq))))?;
         Ok(self.keys.record(seq, id).to_vec())
     }
 
@@ -207,25 +151,16 @@ impl<'a> Log<'a> {
     }
 
     fn decode(&self, value: &[u8]) -> Result<Record, StoreError> {
-        Record::decode(value)
-            .map_err(|error| unreadable(self.dir, format!("room {:?}: {error}", self.room)))
+        Record::decode(value).map_err(|error| unreadable(self.dir, format!("room {:?}: {error}", self.room)))
     }
 
     fn missing(&self, from: u64, to: u64) -> StoreError {
-        StoreError::Damaged {
-            path: self.dir.to_owned(),
-            room: self.room.to_owned(),
-            from,
-            to,
-            rooms: 1,
-        }
+        StoreError::Damaged { path: self.dir.to_owned(), room: self.room.to_owned(), from, to, rooms: 1 }
     }
 
     fn damaged_row(&self, what: String) -> StoreError {
-        let message = format!(
-            "room {:?}: {what} is missing or damaged; restore the directory from a backup",
-            self.room
-        );
+        let message =
+            format!("room {:?}: {what} is missing or damaged; restore the directory from a backup", self.room);
         unreadable(self.dir, message)
     }
 }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 const MAGIC: u8 = 0xA7;
 const HEADER_BYTES: usize = 7;
+/// Length of the entry that [`write_synced`] appends.
+pub const SYNCED_BYTES: usize = HEADER_BYTES + 9;
 const MARK: u8 = 1;
 const SYNCED: u8 = 2;
 
@@ -108,14 +110,7 @@ fn entry_at(bytes: &[u8]) -> Option<(Payload<'_>, usize)> {
         MARK => {
             let (last_seq, fields) = number(fields)?;
             let (last_id, room) = number(fields)?;
-            Payload::Mark(
-                std::str::from_utf8(room).ok()?,
-                Mark {
-                    epoch: first,
-                    last_seq,
-                    last_id,
-                },
-            )
+            Payload::Mark(std::str::from_utf8(room).ok()?, Mark { epoch: first, last_seq, last_id })
         }
         _ => return None,
     };
@@ -132,22 +127,14 @@ mod tests {
     use super::*;
 
     fn mark(last_seq: u64) -> Mark {
-        Mark {
-            epoch: 7,
-            last_seq,
-            last_id: last_seq * 3,
-        }
+        Mark { epoch: 7, last_seq, last_id: last_seq * 3 }
     }
 
     /// Ten marks, the first eight of them synced.
     fn file() -> (Vec<u8>, usize) {
         let mut bytes = Vec::new();
         for seq in 1..=8 {
-            write_mark(
-                &mut bytes,
-                if seq % 2 == 0 { "even" } else { "" },
-                mark(seq),
-            );
+            write_mark(&mut bytes, if seq % 2 == 0 { "even" } else { "" }, mark(seq));
         }
         let synced = bytes.len();
         write_synced(&mut bytes, synced as u64);
@@ -160,10 +147,7 @@ mod tests {
     fn the_last_mark_of_each_room_counts() {
         let mut marks = MarkMap::new();
         read(&file().0, &mut marks).unwrap();
-        assert_eq!(
-            marks,
-            MarkMap::from([("".into(), mark(9)), ("even".into(), mark(10))])
-        );
+        assert_eq!(marks, MarkMap::from([("".into(), mark(9)), ("even".into(), mark(10))]));
     }
 
     #[test]
@@ -171,8 +155,7 @@ mod tests {
         let (bytes, synced) = file();
         for cut in synced..=bytes.len() {
             let mut marks = MarkMap::new();
-            read(&bytes[..cut], &mut marks)
-                .unwrap_or_else(|at| panic!("cut to {cut}: damage at {at}"));
+            read(&bytes[..cut], &mut marks).unwrap_or_else(|at| panic!("cut to {cut}: damage at {at}"));
             assert!(marks["even"].last_seq >= 8);
         }
     }
@@ -192,6 +175,7 @@ mod tests {
     fn a_file_shorter_than_what_was_synced_is_damage() {
         let mut bytes = Vec::new();
         write_synced(&mut bytes, 1000);
+        assert_eq!(bytes.len(), SYNCED_BYTES);
         assert_eq!(read(&bytes, &mut MarkMap::new()), Err(bytes.len() as u64));
     }
 }

@@ -88,19 +88,10 @@ impl Marks {
             failed: None,
         };
         File::open(dir)?.sync_all()?;
-        let shared = Arc::new(Shared {
-            dir: dir.to_owned(),
-            active: Mutex::new(active),
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared { dir: dir.to_owned(), active: Mutex::new(active), changed: Condvar::new() });
         let for_syncer = shared.clone();
-        let syncer = std::thread::Builder::new()
-            .name("storage-marks".into())
-            .spawn(move || for_syncer.sync_loop())?;
-        Ok(Self {
-            shared,
-            syncer: Some(syncer),
-        })
+        let syncer = std::thread::Builder::new().name("storage-marks".into()).spawn(move || for_syncer.sync_loop())?;
+        Ok(Self { shared, syncer: Some(syncer) })
     }
 
     /// Notes that these logs are durable up to here, in one write.
@@ -184,9 +175,7 @@ impl Shared {
         let mut entry = Vec::new();
         mark::write_synced(&mut entry, length);
         if let Err(error) = outcome.and_then(|()| active.write(&entry)) {
-            active.failed = Some(format!(
-                "the mark file could not be synced ({error}); restart the relay"
-            ));
+            active.failed = Some(format!("the mark file could not be synced ({error}); restart the relay"));
         }
         active
     }
@@ -215,17 +204,12 @@ impl Shared {
         if let Err(error) = merged
             && error.kind() != std::io::ErrorKind::StorageFull
         {
-            active.failed = Some(format!(
-                "the mark files could not be merged ({error}); restart the relay"
-            ));
+            active.failed = Some(format!("the mark files could not be merged ({error}); restart the relay"));
         }
         active
     }
 
-    fn sync_before_leaving<'a>(
-        &'a self,
-        mut active: MutexGuard<'a, Active>,
-    ) -> MutexGuard<'a, Active> {
+    fn sync_before_leaving<'a>(&'a self, mut active: MutexGuard<'a, Active>) -> MutexGuard<'a, Active> {
         while active.dirty && active.failed.is_none() {
             active = self.sync(active);
         }
@@ -247,11 +231,7 @@ fn numbered(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if let Some(number) = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.parse().ok())
-        {
+        if let Some(number) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) {
             files.push((number, path));
         }
     }
@@ -261,12 +241,14 @@ fn numbered(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
 
 /// Writes file `number` with these marks, synced, then removes all before it. A crash leaves the old ones or the new.
 fn merge_into(dir: &Path, number: u64, marks: &MarkMap) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
+    let mut entries = Vec::new();
     for (room, &mark) in marks {
-        mark::write_mark(&mut bytes, room, mark);
+        mark::write_mark(&mut entries, room, mark);
     }
-    let length = bytes.len() as u64;
-    mark::write_synced(&mut bytes, length);
+    // What says that all of it is on disk comes first, so that a file cut short is noticed.
+    let mut bytes = Vec::new();
+    mark::write_synced(&mut bytes, (mark::SYNCED_BYTES + entries.len()) as u64);
+    bytes.append(&mut entries);
     let unfinished = dir.join("unfinished");
     let file = File::create(&unfinished)?;
     file.write_all_at(&bytes, 0)?;

@@ -28,12 +28,7 @@ pub struct Layout {
 
 impl Layout {
     pub fn of(dir: &Path) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            tree: dir.join("tree"),
-            marks: dir.join("marks"),
-            salvage: dir.join("salvage"),
-        }
+        Self { dir: dir.to_owned(), tree: dir.join("tree"), marks: dir.join("marks"), salvage: dir.join("salvage") }
     }
 }
 
@@ -61,13 +56,7 @@ pub fn open(layout: &Layout, options: &Options) -> Result<Opened, StoreError> {
     }
     if let (Some((room, mark)), false) = (marks.iter().next(), options.accept_loss) {
         let (path, rooms) = (layout.dir.clone(), marks.len());
-        return Err(StoreError::Damaged {
-            path,
-            room: room.to_string(),
-            from: 1,
-            to: mark.last_seq,
-            rooms,
-        });
+        return Err(StoreError::Damaged { path, room: room.to_string(), from: 1, to: mark.last_seq, rooms });
     }
     // The marks exist before the tree does, so that a tree without marks is always a loss.
     drop(Marks::start(&layout.marks, &marks).map_err(io)?);
@@ -81,12 +70,7 @@ fn no_marks(layout: &Layout) -> StoreError {
     unreadable(&layout.marks, message.into())
 }
 
-fn finish(
-    layout: &Layout,
-    options: &Options,
-    marks: &mut MarkMap,
-    thorough: bool,
-) -> Result<Opened, StoreError> {
+fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: bool) -> Result<Opened, StoreError> {
     let dir = &layout.dir;
     let tree = Tree::open(&layout.tree, options)?;
     match tree.setting(dir, layout::FORMAT)? {
@@ -101,8 +85,8 @@ fn finish(
         }
     }
     let store_epoch = tree.setting(dir, layout::EPOCH)?;
-    let store_epoch = store_epoch
-        .ok_or_else(|| unreadable(dir, "its epoch is missing; restore it from a backup".into()))?;
+    let store_epoch =
+        store_epoch.ok_or_else(|| unreadable(dir, "its epoch is missing; restore it from a backup".into()))?;
     let losses = find_losses(dir, &tree, marks, thorough)?;
     if !losses.is_empty() {
         if !options.accept_loss {
@@ -126,11 +110,7 @@ fn finish(
         }
     }
     let marks = Marks::start(&layout.marks, marks).map_err(|error| from_io(dir, error))?;
-    Ok(Opened {
-        tree,
-        marks,
-        store_epoch,
-    })
+    Ok(Opened { tree, marks, store_epoch })
 }
 
 /// Acked messages of a room that are not there any more.
@@ -141,12 +121,7 @@ struct Loss {
 }
 
 /// Compares every log with its mark: the marked record must be readable, and the messages before it must be dense.
-fn find_losses(
-    dir: &Path,
-    tree: &Tree,
-    marks: &MarkMap,
-    thorough: bool,
-) -> Result<Vec<Loss>, StoreError> {
+fn find_losses(dir: &Path, tree: &Tree, marks: &MarkMap, thorough: bool) -> Result<Vec<Loss>, StoreError> {
     let mut rooms: Vec<_> = marks.iter().collect();
     rooms.sort_unstable_by_key(|(room, _)| (room.len(), *room));
     let mut rows_left = if thorough { u64::MAX } else { DENSITY_ROWS_MAX };
@@ -155,32 +130,20 @@ fn find_losses(
         let mut log = Log::now(dir, tree, room)?;
         if !is_whole(&mut log, mark, thorough, &mut rows_left)? {
             let last = log.behind_first_hole()?.0.map_or(0, |last| last.seq);
-            losses.push(Loss {
-                room: room.clone(),
-                from: last + 1,
-                to: mark.last_seq.max(last + 1),
-            });
+            losses.push(Loss { room: room.clone(), from: last + 1, to: mark.last_seq.max(last + 1) });
         }
     }
     Ok(losses)
 }
 
-fn is_whole(
-    log: &mut Log<'_>,
-    mark: Mark,
-    thorough: bool,
-    rows_left: &mut u64,
-) -> Result<bool, StoreError> {
+fn is_whole(log: &mut Log<'_>, mark: Mark, thorough: bool, rows_left: &mut u64) -> Result<bool, StoreError> {
     if log.facts()?.is_none_or(|facts| facts.epoch != mark.epoch) {
         return Ok(false);
     }
     if mark.last_seq == 0 {
         return Ok(true);
     }
-    if log
-        .at(mark.last_seq, mark.last_id)?
-        .is_none_or(|record| record.seq != mark.last_seq)
-    {
+    if log.at(mark.last_seq, mark.last_id)?.is_none_or(|record| record.seq != mark.last_seq) {
         return Ok(false);
     }
     if *rows_left == 0 {
@@ -216,14 +179,7 @@ fn accept(dir: &Path, tree: &Tree, marks: &mut MarkMap, losses: &[Loss]) -> Resu
         // The reservation may have been lost with the messages.
         reserved = reserved.max(protocol::snowflake::time_ms(facts.id_floor) + 1);
         let (last_seq, last_id) = last.map_or((0, 0), |last| (last.seq, last.id));
-        marks.insert(
-            room.clone(),
-            Mark {
-                epoch: facts.epoch,
-                last_seq,
-                last_id,
-            },
-        );
+        marks.insert(room.clone(), Mark { epoch: facts.epoch, last_seq, last_id });
     }
     batch.insert(&tree.rows, layout::RESERVED, reserved.to_be_bytes());
     batch.commit().map_err(|error| from_fjall(dir, error))

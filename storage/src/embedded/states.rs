@@ -16,11 +16,7 @@ pub struct States {
 impl States {
     /// Room for about `logs_max` logs.
     pub fn new(logs_max: usize) -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            generation_max: (logs_max / 2).max(1),
-        }
+        Self { young: HashMap::new(), old: HashMap::new(), generation_max: (logs_max / 2).max(1) }
     }
 
     pub fn get(&self, room: &str) -> Option<LogState> {
@@ -46,11 +42,7 @@ mod tests {
     #[test]
     fn the_latest_states_are_kept_and_their_number_is_bounded() {
         let mut states = States::new(10);
-        let state = |last_seq| LogState {
-            epoch: 1,
-            last_seq,
-            last_id: 0,
-        };
+        let state = |last_seq| LogState { epoch: 1, last_seq, last_id: 0 };
         for seq in 0..100 {
             states.set(&seq.to_string().into(), state(seq));
             states.set(&"always".into(), state(seq));

@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use fjall::config::BlockSizePolicy;
-use fjall::{
-    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
-};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
 use super::Options;
 use super::error::{from_fjall, from_io, unreadable};
@@ -61,43 +59,29 @@ impl Tree {
         }
         let tree = Self::open(&unfinished, options)?;
         let mut batch = tree.batch(2);
-        batch.insert(
-            &tree.rows,
-            layout::FORMAT,
-            layout::FORMAT_VERSION.to_be_bytes(),
-        );
+        batch.insert(&tree.rows, layout::FORMAT, layout::FORMAT_VERSION.to_be_bytes());
         batch.insert(&tree.rows, layout::EPOCH, fastrand::u64(1..).to_be_bytes());
         batch.commit().map_err(|error| from_fjall(dir, error))?;
         drop(tree);
         std::fs::rename(&unfinished, dir).map_err(io)?;
         let parent = dir.parent().unwrap_or(dir);
-        std::fs::File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(io)
+        std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)
     }
 
     /// The number of a setting.
     pub fn setting(&self, dir: &Path, name: &[u8]) -> Result<Option<u64>, StoreError> {
-        let Some(value) = self
-            .rows
-            .get(name)
-            .map_err(|error| from_fjall(dir, error))?
-        else {
+        let Some(value) = self.rows.get(name).map_err(|error| from_fjall(dir, error))? else {
             return Ok(None);
         };
         let number = value.as_ref().try_into().map(u64::from_be_bytes);
-        number.map(Some).map_err(|_| {
-            unreadable(
-                dir,
-                "a setting is damaged; restore the directory from a backup".into(),
-            )
-        })
+        number
+            .map(Some)
+            .map_err(|_| unreadable(dir, "a setting is damaged; restore the directory from a backup".into()))
     }
 
     /// A batch whose commit returns when it is on disk (fdatasync of the journal). fjall shows its rows to readers
     /// only after that, so nobody reads what a crash could take back.
     pub fn batch(&self, rows: usize) -> OwnedWriteBatch {
-        OwnedWriteBatch::with_capacity(self.db.clone(), rows)
-            .durability(Some(PersistMode::SyncData))
+        OwnedWriteBatch::with_capacity(self.db.clone(), rows).durability(Some(PersistMode::SyncData))
     }
 }

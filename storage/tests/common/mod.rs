@@ -20,9 +20,7 @@ pub fn sized(seq: u64, bytes: usize) -> Record {
         time_ms: 1_800_000_000_000 + seq,
         sender: format!("user{}", seq % 7).into(),
         content: Content::Text,
-        body: (0..bytes)
-            .map(|at| (seq as usize * 31 + at * 7) as u8)
-            .collect(),
+        body: (0..bytes).map(|at| (seq as usize * 31 + at * 7) as u8).collect(),
         key: (seq % 2 == 0).then_some(u128::from(seq) << 64 | 5),
     }
 }
@@ -35,11 +33,7 @@ pub fn id(seq: u64) -> u64 {
 /// An append of the records `first..=last`.
 pub fn append(store: &dyn Store, room: &str, first: u64, last: u64) -> Append {
     let epoch = store.open_log(room).unwrap().epoch;
-    Append {
-        room: room.into(),
-        epoch,
-        records: (first..=last).map(|seq| Arc::new(record(seq))).collect(),
-    }
+    Append { room: room.into(), epoch, records: (first..=last).map(|seq| Arc::new(record(seq))).collect() }
 }
 
 /// Appends the records `first..=last`.
@@ -49,14 +43,29 @@ pub fn fill(store: &dyn Store, room: &str, first: u64, last: u64) {
 
 /// Checks that the log is exactly `1..=last`.
 pub fn assert_whole(store: &dyn Store, room: &str, last: u64) {
-    assert_eq!(
-        store.open_log(room).unwrap().last_seq,
-        last,
-        "room {room:?}"
-    );
+    assert_eq!(store.open_log(room).unwrap().last_seq, last, "room {room:?}");
     let records = store.read(room, 1, u64::MAX, usize::MAX).unwrap();
     assert_eq!(records.len() as u64, last, "room {room:?}");
     for (found, seq) in records.iter().zip(1..) {
         assert_eq!(found, &record(seq), "room {room:?}");
     }
+}
+
+/// Runs the test `name` of this binary again as another process, which finds `dir` in the variable `CHILD_DIR`.
+pub fn child(name: &str, dir: &std::path::Path) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD_DIR, dir);
+    command
+}
+
+/// The directory this process was started for by [`child`].
+pub fn child_dir() -> Option<std::path::PathBuf> {
+    std::env::var_os(CHILD_DIR).map(Into::into)
+}
+
+const CHILD_DIR: &str = "STORAGE_TEST_CHILD_DIR";
+
+/// Opens the directory with the default options.
+pub fn open(dir: &std::path::Path) -> Result<storage::EmbeddedStore, storage::StoreError> {
+    storage::EmbeddedStore::open(dir, storage::Options::default())
 }
