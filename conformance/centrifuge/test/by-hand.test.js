@@ -1,14 +1,11 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { after, test } from 'node:test';
 
 import { connected, open } from '../plain.js';
 import { startRelay } from '../relay.js';
 import { connect, join } from '../sdk.js';
 
-let relay;
-before(async () => {
-  relay = await startRelay({ after });
-});
+const relay = await startRelay({ after });
 
 test('chatting by hand works with plain lines of JSON', async (t) => {
   const ann = await open(t, relay);
@@ -57,6 +54,15 @@ test('two publishes with one key at the same moment are one message', async (t) 
   assert.deepEqual(one.publish, two.publish);
   const { history } = await desk.ask({ history: { channel: 'both at once', limit: 10 } });
   assert.equal(history.publications.length, 1);
+});
+
+test('a key is remembered over kill -9', async (t) => {
+  const mortal = await startRelay(t);
+  const publish = async () => (await connected(t, mortal, 'ann')).ask({ publish: { channel: 'keys', data: 'once', key: 'k' } });
+  const first = await publish();
+  await mortal.stop('SIGKILL');
+  await mortal.start();
+  assert.deepEqual((await publish()).publish, first.publish);
 });
 
 test('recent brings the last messages before what follows', async (t) => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { connected } from '../plain.js';
 import { startRelay } from '../relay.js';
 import { connect, join, next, publishMany, texts } from '../sdk.js';
 
@@ -77,9 +78,9 @@ test('on SIGTERM the relay closes with 1001, ends well, and clients come back to
   const { ann, bob } = await annAndBob(t, relay, 'restart');
   await publishMany(ann.subscription, 'said', 10);
 
-  const code = new Promise((resolve) => bob.network.socket.once('close', resolve));
+  const plain = await connected(t, relay, 'cat');
   assert.equal(await relay.stop('SIGTERM'), 0);
-  assert.equal(await code, 1001);
+  assert.equal(await plain.closed, 1001);
   const back = Promise.all([next(ann.subscription, 'subscribed'), next(bob.subscription, 'subscribed')]);
   await relay.start();
   for (const { recovered } of await back) assert.equal(recovered, true);
@@ -117,4 +118,22 @@ test('a position is recovered from when it is the room\'s, and refused aloud whe
     await refused.inbox.holds(1);
     assert.deepEqual(refused.inbox.bodies, [`for ${user}`]);
   }
+});
+
+test('a reader that stood still is told of the gap and recovers what it was not sent', async (t) => {
+  const relay = await startRelay(t, ...fastPublisher, '--feed-bytes-max', '65536', '--send-buffer-bytes', '4096');
+  const { ann, bob } = await annAndBob(t, relay, 'still');
+  const told = [];
+  bob.subscription.on('subscribing', ({ code }) => told.push(code));
+
+  bob.network.socket.pause();
+  const filler = 'x'.repeat(8000);
+  await publishMany(ann.subscription, filler, 400);
+  bob.network.socket.resume();
+  await bob.inbox.holds(401);
+
+  assert.deepEqual(bob.inbox.offsets, numbers(1, 401));
+  assert.ok(told.length > 0 && told.every((code) => code === 2500), `resubscribed because of ${told}`);
+  assert.equal(bob.joins.at(-1).recovered, true);
+  assert.equal(bob.network.sockets.length, 1);
 });
