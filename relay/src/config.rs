@@ -67,6 +67,9 @@ pub struct Limits {
     /// Messages one history command or `recent` may ask for
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub history_messages_max: u32,
+    /// Bodies of one page of history, bytes; a page ends earlier rather than being larger
+    #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
+    pub history_bytes_max: usize,
     /// Messages a returning member can be behind and still recover; past that the reply says `recovered: false`
     #[arg(long, default_value_t = 5000, value_name = "N")]
     pub recovery_messages_max: u64,
@@ -139,6 +142,12 @@ impl Limits {
         at_least("send-buffer-bytes", self.send_buffer_bytes as u64, 4096)?;
         at_least("name-bytes-max", self.name_bytes_max as u64, 1)?;
         at_least("ping-interval-ms", self.ping_interval_ms, 1000)?;
+        if self.replies_bytes_max < 2 * self.history_bytes_max.max(self.body_bytes_max) {
+            return Err(Invalid(format!(
+                "--replies-bytes-max is {}, but must be at least twice --history-bytes-max ({}) and --body-bytes-max ({})",
+                self.replies_bytes_max, self.history_bytes_max, self.body_bytes_max
+            )));
+        }
         let names = 2 * self.name_bytes_max + 1024;
         if self.frame_bytes_max < self.body_bytes_max + names {
             return Err(Invalid(format!(

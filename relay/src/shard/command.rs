@@ -38,8 +38,14 @@ impl Shard {
         self.sessions.put(session);
     }
 
-    /// The session has something to send: it is looked at before the turn ends.
+    /// The session has something to send: it is looked at before the turn ends. One that lets too much pile up is
+    /// closed; what waits is dropped, since it does not take it.
     pub(super) fn mark(&mut self, session: &mut Session) {
+        if session.is_open() && session.replies.len() > self.setup.limits.replies_bytes_max {
+            self.stats.slow_closed += 1;
+            session.replies.clear();
+            self.close(session, Close::SlowConsumer);
+        }
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(session.id);
@@ -140,10 +146,16 @@ impl Shard {
 
     /// Queues the close frame and leaves all rooms; the socket is closed when the peer answers, or soon after.
     pub(super) fn close(&mut self, session: &mut Session, why: Close) {
+        let (_, reason) = session.close_reason(why);
+        self.close_because(session, why, reason);
+    }
+
+    /// [`Shard::close`] with more to say than the dialect's own words.
+    pub(super) fn close_because(&mut self, session: &mut Session, why: Close, reason: &str) {
         if !session.is_open() {
             return;
         }
-        let (code, reason) = session.close_reason(why);
+        let (code, _) = session.close_reason(why);
         frame::write_close(code, reason, &mut session.replies);
         self.leave_all(session);
         session.phase = Phase::Closing;

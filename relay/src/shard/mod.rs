@@ -198,7 +198,7 @@ impl Shard {
 
     /// When the next turn is due even if nothing happens, microseconds on the clock of [`Now::us`].
     pub fn deadline_us(&self) -> u64 {
-        let mut at = self.upkeep.next_us();
+        let mut at = if self.upkeep.is_stopping() { self.now.us + 1000 } else { self.upkeep.next_us() };
         if self.tempo.is_sweeping() {
             at = at.min(self.tempo.next_chunk_us(self.now.us));
         } else if self.sweep_wanted {

@@ -157,7 +157,8 @@ impl Shard {
                 }
                 let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
                 let (first, last) = page_range(page, limit, room.durable);
-                if let Some(records) = self.collect(room, first, last, extra, message) {
+                if let Some(mut records) = self.collect(room, first, last, extra, message) {
+                    shorten(&mut records, page, self.setup.limits.history_bytes_max);
                     let (epoch, head) = (room.epoch, room.durable);
                     self.reply(waiter, Mesh::Page { waiter, room: room.name.clone(), epoch, head, records });
                 }
@@ -212,7 +213,17 @@ impl Shard {
                 (if recovered { seq } else { head }, true, recovered)
             }
         };
-        let Some(backlog) = self.collect(room, from + 1, head, extra, message) else { return };
+        let Some(mut backlog) = self.collect(room, from + 1, head, extra, message) else { return };
+        let bytes_max = self.setup.limits.replies_bytes_max / 2;
+        let (from, recovered) = if !recovering {
+            shorten(&mut backlog, Page::Newest, bytes_max);
+            (head - backlog.len() as u64, false)
+        } else if bodies_bytes(&backlog) > bytes_max {
+            backlog.clear();
+            (head, false)
+        } else {
+            (from, recovered)
+        };
         let state = &mut room.cores[core];
         state.members += 1;
         state.forwarded = head;
@@ -353,6 +364,26 @@ impl Shard {
 fn cut_delay_us(room: &Room, cut_us: u64) -> u64 {
     let visits_per_s = room.rate_per_1024s * u64::from(room.members_on_one_core()) / 1024;
     if visits_per_s < CUT_AT_ONCE_VISITS_PER_S { 0 } else { cut_us }
+}
+
+fn bodies_bytes(records: &[Arc<Record>]) -> usize {
+    records.iter().map(|record| record.body.len()).sum()
+}
+
+/// Cuts a page to so many bytes, at the end that is farther from what was asked for; one record always stays.
+fn shorten(records: &mut Vec<Arc<Record>>, page: Page, bytes_max: usize) {
+    let mut excess = bodies_bytes(records).saturating_sub(bytes_max);
+    while excess > 0 && records.len() > 1 {
+        let from_front = match page {
+            Page::Newest | Page::Before(_) => true,
+            Page::After(_) => false,
+            Page::Around(seq) => {
+                records[0].seq.abs_diff(seq) > records[records.len() - 1].seq.abs_diff(seq)
+            }
+        };
+        let cut = if from_front { records.remove(0) } else { records.remove(records.len() - 1) };
+        excess = excess.saturating_sub(cut.body.len());
+    }
 }
 
 /// The seqs a page asks for, as `first..=last`; empty when `first > last`.

@@ -37,7 +37,7 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub(super) fn next_us(&self) -> u64 {
-        if self.stopping_us.is_some() { 0 } else { self.next_us }
+        self.next_us
     }
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping_us.is_some()
@@ -106,8 +106,7 @@ impl Shard {
             Phase::Closing => (silent >= CLOSING_DS).then_some(Due::End),
             Phase::Open => {
                 let blocked = session.blocked_ds != 0 && now - session.blocked_ds >= ds(limits.slow_consumer_timeout_ms);
-                let swamped = session.replies.len() > limits.replies_bytes_max;
-                if blocked || swamped {
+                if blocked {
                     return Some(Due::Close(Close::SlowConsumer));
                 }
                 if silent >= ds(limits.idle_timeout_ms) {
@@ -221,11 +220,12 @@ impl Shard {
         let Some(mut session) = self.sessions.take(id) else { return };
         let reconnect_after_ms = self.random.u32(0..=self.setup.limits.reconnect_spread_ms);
         if session.is_open() {
+            let (_, reason) = session.close_reason(Close::GoingAway);
             if let Speaks::Dialect(dialect) = session.speaks {
-                let (_, reason) = dialect.close(Close::GoingAway);
                 dialect.encode(0, &Event::GoingAway { reason, reconnect_after_ms }, &mut session.replies);
             }
-            self.close(&mut session, Close::GoingAway);
+            let hint = format!("{reason}; reconnect after {reconnect_after_ms} ms");
+            self.close_because(&mut session, Close::GoingAway, &hint);
             self.sessions.put(session);
         } else {
             self.sessions.put(session);
