@@ -1,0 +1,271 @@
+//! What may be typed, and what is valid of it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::plan::{Distribution, Shape};
+use crate::target::Url;
+
+const EXAMPLES: &str = "\
+Examples:
+  loadgen run
+      70,000 users in 1,000 rooms (Zipf 1.0), one message a minute each, for 60 s, against a relay on this machine
+  loadgen run --users 1000 --rate 1/s --rooms 10 --distribution uniform --duration 20s
+      a small, lively run
+  loadgen run --url ws://10.0.0.5:8000/native --source 10.0.0.7,10.0.0.8 --users 50000
+      another machine; each source address gives about 28,000 ports
+  loadgen run --server-pid $(pidof relay)
+      measures the relay's CPU and memory as well
+
+How it measures: an open model. Who sends when is fixed by --seed before the run; a late message is sent late, never
+skipped, and latency counts from the time it was intended for. Every receiver is checked for loss, duplicates and order
+from its join to its room's highest acked seq, and every body against what was sent. A time of receipt is read once per
+turn of a thread's loop: it is late by at most the printed loop lag, never early.
+
+Exit codes:
+  0  every check held
+  1  verification failed: loss, duplicates, disorder, altered or unknown messages, errors, or a rate the server did not take
+  2  wrong usage
+  3  this machine cannot run it (memory, ports); the message says what would work
+  4  the target cannot be reached, or not all users could join
+  5  the generator was the bottleneck, so the rate was not offered in time: the times say nothing about the server
+  130  interrupted; what was measured until then is printed
+Latencies are printed beside their targets and never decide the exit code.";
+
+/// The load-test tool: an open model of chat users, every receiver verified.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Connect users, let them chat, verify and measure.
+    #[command(after_help = EXAMPLES)]
+    Run(RunArgs),
+}
+
+/// Everything that describes a run.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Where the server is; the path chooses the dialect (only /native so far)
+    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8000/native", value_parser = Url::parse)]
+    pub url: Url,
+    /// How many users, each on a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 70_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub users: u32,
+    /// Lower --users to what this machine can carry instead of refusing
+    #[arg(long)]
+    pub clamp: bool,
+    /// Messages of each user, N/s, N/min or N/h
+    #[arg(long, value_name = "RATE", default_value = "1/min", value_parser = parse_rate)]
+    pub rate: Rate,
+    /// How many rooms; each user is in one
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rooms: u32,
+    /// How users spread over rooms: uniform, or zipf:S where the room of rank r has a share of r^-S
+    #[arg(long, value_name = "DIST", default_value = "zipf:1.0", value_parser = parse_distribution)]
+    pub distribution: Distribution,
+    /// New connections per second
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub ramp: u32,
+    /// Traffic before the measured window
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse_duration)]
+    pub warm_up: Duration,
+    /// The measured window
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// How long to wait at the end for acks and deliveries still under way
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse_duration)]
+    pub drain: Duration,
+    /// The same seed gives the same schedule, rooms and texts
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Generator threads [default: cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+    /// Source addresses, comma-separated [default: the system's choice; for a loopback target many 127.x.y.z]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub source: Vec<IpAddr>,
+    /// Process of the server on this machine, to measure its CPU and memory
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    /// Directory for the result; must not exist or be empty [default: bench-results/runs/<date>-<machine>-<commit>-<name>]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_output")]
+    pub output: Option<PathBuf>,
+    /// Write no result files
+    #[arg(long)]
+    pub no_output: bool,
+    /// Name of the scenario in the result [default: from users, rooms and distribution]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub name: Option<String>,
+    /// How to show progress
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+}
+
+/// How progress is shown, on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// A bar on a terminal, else lines
+    Auto,
+    /// A line every few seconds
+    Plain,
+    /// Nothing
+    None,
+}
+
+/// Messages per time of one user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rate {
+    /// Time between two messages, nanoseconds.
+    pub slot_ns: u64,
+    text: String,
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl RunArgs {
+    /// What the schedule is made from.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            seed: self.seed,
+            users: self.users,
+            rooms: self.rooms,
+            distribution: self.distribution,
+            slot_ns: self.rate.slot_ns,
+            warm_up_ns: self.warm_up.as_nanos() as u64,
+            duration_ns: self.duration.as_nanos() as u64,
+        }
+    }
+
+    /// The scenario's name, fit for a directory.
+    pub fn scenario(&self) -> String {
+        let derived = || {
+            let distribution = self.distribution.to_string().replace(':', "-");
+            let rate = self.rate.text.replace('/', "-per-");
+            format!("{}-users-{}-rooms-{distribution}-{rate}", self.users, self.rooms)
+        };
+        self.name.clone().unwrap_or_else(derived)
+    }
+}
+
+/// The error of clap in one line: what was found, what is valid.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let kept = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    format!("{} (see --help)", kept.collect::<Vec<_>>().join(" "))
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    let valid = "valid is N/s, N/min or N/h, for example 1/min or 0.5/s";
+    let (number, unit) = text.split_once('/').ok_or(valid)?;
+    let unit_ns = match unit {
+        "s" => 1e9,
+        "min" | "m" => 60e9,
+        "h" => 3_600e9,
+        _ => return Err(format!("unknown unit {unit:?}; {valid}")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{number:?} is not a number; {valid}"))?;
+    let slot_ns = unit_ns / number;
+    if !(1e6..=86_400e9).contains(&slot_ns) {
+        return Err("a user's rate lies between 1 a day and 1,000/s".to_owned());
+    }
+    Ok(Rate { slot_ns: slot_ns.round() as u64, text: text.to_owned() })
+}
+
+fn parse_distribution(text: &str) -> Result<Distribution, String> {
+    if text == "uniform" {
+        return Ok(Distribution::Uniform);
+    }
+    let s: Option<f64> = text.strip_prefix("zipf:").and_then(|s| s.parse().ok());
+    match s {
+        Some(s) if (0.0..=5.0).contains(&s) => Ok(Distribution::Zipf(s)),
+        _ => Err("valid is uniform or zipf:S with S from 0 to 5, for example zipf:1.0".to_owned()),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let valid = "valid is a number with ms, s, m or h, for example 90s, at most 24h";
+    let digits = text.find(|c: char| c.is_ascii_alphabetic()).ok_or(valid)?;
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err(valid.to_owned()),
+    } * number.parse::<f64>().map_err(|_| valid)?;
+    if !(0.0..=86_400.0).contains(&seconds) {
+        return Err(valid.to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    if text.is_empty() || text.len() > 100 || text.starts_with('.') || !text.chars().all(fits) {
+        return Err("valid are up to 100 letters, digits, '-', '_' and '.', not starting with '.'".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(args: &[&str]) -> Result<RunArgs, String> {
+        let all = ["loadgen", "run"].iter().chain(args);
+        let Command::Run(run) = Cli::try_parse_from(all).map_err(|error| one_line(&error))?.command;
+        Ok(run)
+    }
+
+    #[test]
+    fn the_defaults_are_the_headline_scenario() {
+        let args = run(&[]).expect("no flag is required");
+        assert_eq!((args.users, args.rooms, args.rate.slot_ns), (70_000, 1_000, 60_000_000_000));
+        assert_eq!(args.scenario(), "70000-users-1000-rooms-zipf-1.0-1-per-min");
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_the_flag_what_was_found_and_what_is_valid() {
+        for (args, words) in [
+            (&["--rate", "5"][..], &["--rate", "'5'", "N/min"][..]),
+            (&["--rate", "1/week"], &["--rate", "week", "N/min"]),
+            (&["--rate", "9999/s"], &["--rate", "9999/s", "1,000/s"]),
+            (&["--distribution", "normal"], &["--distribution", "normal", "zipf:S"]),
+            (&["--duration", "60"], &["--duration", "'60'", "90s"]),
+            (&["--users", "0"], &["--users", "'0'", "1..=10000000"]),
+            (&["--url", "http://x"], &["--url", "http://x", "ws://"]),
+            (&["--source", "lo"], &["--source", "lo"]),
+            (&["--name", "a/b"], &["--name", "a/b", "letters"]),
+            (&["--output", "x", "--no-output"], &["--output", "--no-output"]),
+            (&["--verbose"], &["--verbose"]),
+        ] {
+            let error = run(args).expect_err("it is not valid");
+            assert_eq!(error.lines().count(), 1, "{error}");
+            for word in words {
+                assert!(error.contains(word), "{error} names {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn rates_and_times_mean_what_they_say() {
+        assert_eq!(parse_rate("2/s").map(|rate| rate.slot_ns), Ok(500_000_000));
+        assert_eq!(parse_rate("6/h").map(|rate| rate.slot_ns), Ok(600_000_000_000));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
+    }
+}

@@ -1,0 +1,174 @@
+//! HDR histograms of everything that is timed. One set per thread, added up at the end; never one per connection.
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
+
+/// Times below this are not told apart, nanoseconds.
+const LOWEST_NS: u64 = 1_000;
+/// Longer times are counted here and reported as clamped, nanoseconds.
+const HIGHEST_NS: u64 = 3_600_000_000_000;
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// One histogram of nanoseconds.
+#[derive(Debug, Clone)]
+pub struct Latency {
+    histogram: Histogram<u64>,
+    clamped: u64,
+}
+
+/// What is printed of a histogram, nanoseconds. `None` without samples.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Summary {
+    pub p50_ns: u64,
+    pub p90_ns: u64,
+    pub p99_ns: u64,
+    pub p99_9_ns: u64,
+    pub max_ns: u64,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        let histogram = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, SIGNIFICANT_DIGITS);
+        Self { histogram: histogram.expect("the bounds are constants in their valid range"), clamped: 0 }
+    }
+}
+
+impl Latency {
+    /// Records one time.
+    pub fn record(&mut self, ns: u64) {
+        self.record_n(ns, 1);
+    }
+
+    /// Records the same time `n` times.
+    pub fn record_n(&mut self, ns: u64, n: u64) {
+        if ns > HIGHEST_NS {
+            self.clamped += n;
+        }
+        self.histogram.saturating_record_n(ns, n);
+    }
+
+    /// Adds another thread's times.
+    pub fn add(&mut self, other: &Self) {
+        self.histogram.add(&other.histogram).expect("both have the same bounds");
+        self.clamped += other.clamped;
+    }
+
+    /// Number of times recorded.
+    pub fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// Times that were longer than the histogram holds.
+    pub fn clamped(&self) -> u64 {
+        self.clamped
+    }
+
+    /// The 99th percentile, nanoseconds; 0 without samples.
+    pub fn p99_ns(&self) -> u64 {
+        self.histogram.value_at_quantile(0.99)
+    }
+
+    /// Percentiles and maximum.
+    pub fn summary(&self) -> Option<Summary> {
+        let at = |quantile| self.histogram.value_at_quantile(quantile);
+        (!self.histogram.is_empty()).then(|| Summary {
+            p50_ns: at(0.5),
+            p90_ns: at(0.9),
+            p99_ns: at(0.99),
+            p99_9_ns: at(0.999),
+            max_ns: self.histogram.max(),
+        })
+    }
+
+    /// The whole histogram as base64 of `HdrHistogram`'s V2 + DEFLATE encoding, which its tools in every language read.
+    pub fn to_base64(&self) -> String {
+        use base64::Engine as _;
+        let mut bytes = Vec::new();
+        let written = V2DeflateSerializer::new().serialize(&self.histogram, &mut bytes);
+        written.expect("a vector takes every write and counts fit 64 bits");
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    }
+}
+
+/// All times of a run or of one thread. Those of messages only hold messages of the measured window.
+#[derive(Debug, Clone, Default)]
+pub struct Latencies {
+    /// From the intended time to each member's receipt: what users feel.
+    pub delivery: Latency,
+    /// From the actual sending to each member's receipt: what tools with coordinated omission report.
+    pub delivery_from_send: Latency,
+    /// From the intended time to the actual sending: the generator's own lateness.
+    pub send_delay: Latency,
+    /// From the intended time to the ack.
+    pub ack: Latency,
+    /// From opening the connection to the accepted handshake.
+    pub connect: Latency,
+    /// From the connect and join commands to the join's reply.
+    pub join: Latency,
+    /// How long a thread's loop was busy before it could look again, weighted by time: its p99 says that for 99 % of
+    /// the window whatever arrived was looked at this soon.
+    pub loop_lag: Latency,
+}
+
+impl Latencies {
+    /// Name and histogram of each series, in the order of reports.
+    pub fn series(&self) -> [(&'static str, &Latency); 7] {
+        [
+            ("delivery", &self.delivery),
+            ("delivery_from_send", &self.delivery_from_send),
+            ("ack", &self.ack),
+            ("connect", &self.connect),
+            ("join", &self.join),
+            ("send_delay", &self.send_delay),
+            ("loop_lag", &self.loop_lag),
+        ]
+    }
+
+    /// Adds another thread's times.
+    pub fn add(&mut self, other: &Self) {
+        self.delivery.add(&other.delivery);
+        self.delivery_from_send.add(&other.delivery_from_send);
+        self.send_delay.add(&other.send_delay);
+        self.ack.add(&other.ack);
+        self.connect.add(&other.connect);
+        self.join.add(&other.join);
+        self.loop_lag.add(&other.loop_lag);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_beyond_the_histogram_are_counted_as_clamped_and_not_lost() {
+        let mut latency = Latency::default();
+        latency.record(5_000_000);
+        latency.record_n(HIGHEST_NS * 2, 3);
+        assert_eq!((latency.count(), latency.clamped()), (4, 3));
+    }
+
+    #[test]
+    fn threads_add_up() {
+        let (mut a, mut b) = (Latencies::default(), Latencies::default());
+        a.ack.record(1_000_000);
+        b.ack.record_n(9_000_000, 2);
+        b.connect.record(3_000_000);
+        a.add(&b);
+        let summary = a.ack.summary().expect("it has samples");
+        assert_eq!((a.ack.count(), a.connect.count()), (3, 1));
+        assert!(summary.p50_ns.abs_diff(9_000_000) < 9_000_000 / 1_000, "{summary:?}");
+    }
+
+    #[test]
+    fn an_empty_series_has_no_percentiles() {
+        assert_eq!(Latency::default().summary(), None);
+    }
+
+    #[test]
+    fn the_encoded_histogram_is_one_that_other_tools_recognise() {
+        let mut latency = Latency::default();
+        latency.record(42_000);
+        assert!(latency.to_base64().starts_with("HISTFA"));
+    }
+}

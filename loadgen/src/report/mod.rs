@@ -1,0 +1,271 @@
+//! The result as one value: serialized it is the JSON, displayed it is the text.
+
+mod text;
+
+use crate::audit::Messages;
+use crate::cli::RunArgs;
+use crate::crowd::Counts;
+use crate::faults::Faults;
+use crate::latency::{Latencies, Summary};
+use crate::machine::Machine;
+use crate::plan::{Distribution, Plan};
+use crate::run::{Measured, Window};
+use crate::verify::Deliveries;
+
+/// Raised when a field changes its meaning or goes away.
+const SCHEMA_VERSION: u32 = 1;
+/// A generator whose sends were later, or whose loop was busy longer, than this at p99 was the bottleneck.
+const GENERATOR_LAG_MAX_NS: u64 = 100_000_000;
+
+/// What was asked for.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Run {
+    pub name: String,
+    pub begun_unix_s: u64,
+    pub url: String,
+    pub seed: u64,
+    pub users: u32,
+    pub rate: String,
+    pub rooms: u32,
+    pub distribution: String,
+    pub largest_room: u32,
+    pub ramp_per_s: u32,
+    pub warm_up_s: f64,
+    pub duration_s: f64,
+    pub threads: u16,
+    pub offered_sends_per_s: f64,
+    pub offered_deliveries_per_s: f64,
+    /// Messages intended for the measured window, and their deliveries.
+    pub window_sends: u64,
+    pub window_deliveries: u64,
+    /// The target of the delivery's p99 for this kind of rooms, nanoseconds.
+    pub delivery_p99_target_ns: u64,
+}
+
+/// One thing that must hold.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    pub holds: bool,
+    pub detail: String,
+}
+
+/// One histogram.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Series {
+    pub name: &'static str,
+    pub count: u64,
+    pub clamped: u64,
+    #[serde(flatten)]
+    pub summary: Option<Summary>,
+    pub encoding: &'static str,
+    pub histogram: String,
+}
+
+/// The server's cost; absent where it was not measured.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Server {
+    pub cpu_cores: Option<f64>,
+    pub cpu_us_per_delivery: Option<f64>,
+    /// Pieces received stand for the server's sends.
+    pub cpu_us_per_send: Option<f64>,
+    pub rss_max_bytes: Option<u64>,
+    pub bytes_per_connection: Option<f64>,
+    pub tcp_memory_max_bytes: u64,
+}
+
+/// Everything there is to say about a run.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    pub schema_version: u32,
+    pub version: &'static str,
+    pub run: Run,
+    pub machine: Machine,
+    pub interrupted: bool,
+    pub exit_code: u8,
+    pub checks: Vec<Check>,
+    /// Why the generator was the bottleneck, if it was.
+    pub generator_bottleneck: Option<String>,
+    pub deliveries: Deliveries,
+    pub messages: Messages,
+    pub counts: Counts,
+    pub faults: Faults,
+    /// Cases of what went wrong, in words.
+    pub examples: Vec<String>,
+    pub window: Option<Window>,
+    pub server: Server,
+    pub generator_cpu_cores: Option<f64>,
+    pub ramp_s: f64,
+    pub drain_s: f64,
+    pub latencies: Vec<Series>,
+}
+
+impl Run {
+    /// Describes a run before it begins.
+    pub fn new(args: &RunArgs, plan: &Plan, threads: u16, begun_unix_s: u64) -> Self {
+        let load = plan.load();
+        Self {
+            name: args.scenario(),
+            begun_unix_s,
+            url: args.url.to_string(),
+            seed: args.seed,
+            users: args.users,
+            rate: args.rate.to_string(),
+            rooms: args.rooms,
+            distribution: args.distribution.to_string(),
+            largest_room: plan.sizes.first().copied().unwrap_or(0),
+            ramp_per_s: args.ramp,
+            warm_up_s: args.warm_up.as_secs_f64(),
+            duration_s: args.duration.as_secs_f64(),
+            threads,
+            offered_sends_per_s: load.sends_per_s,
+            offered_deliveries_per_s: load.deliveries_per_s,
+            window_sends: load.window_sends,
+            window_deliveries: load.window_deliveries,
+            delivery_p99_target_ns: match args.distribution {
+                Distribution::Uniform => 20_000_000,
+                Distribution::Zipf(_) => 500_000_000,
+            },
+        }
+    }
+}
+
+impl Report {
+    /// Judges what was measured.
+    pub fn new(run: Run, machine: Machine, measured: &Measured) -> Self {
+        let generator_bottleneck = bottleneck(&measured.times);
+        let checks = checks(measured);
+        let verified = checks.iter().all(|check| check.holds);
+        let not_offered = measured.times.send_delay.p99_ns() > GENERATOR_LAG_MAX_NS;
+        let exit_code = match (measured.interrupted, verified, not_offered) {
+            (true, ..) => 130,
+            (_, false, _) => 1,
+            (.., true) => 5,
+            _ => 0,
+        };
+        let mut examples = measured.examples.clone();
+        examples.extend(measured.missing.iter().map(|missing| {
+            let (first, last) = (missing.seqs.start, missing.seqs.end - 1);
+            format!("room {} user {}: never received {first}..={last}", missing.room, missing.user)
+        }));
+        Self {
+            schema_version: SCHEMA_VERSION,
+            version: env!("CARGO_PKG_VERSION"),
+            run,
+            machine,
+            interrupted: measured.interrupted,
+            exit_code,
+            checks,
+            generator_bottleneck,
+            deliveries: measured.deliveries,
+            messages: measured.messages,
+            counts: measured.counts,
+            faults: measured.faults.clone(),
+            examples,
+            window: measured.window,
+            server: server(measured),
+            generator_cpu_cores: measured.window.map(|window| window.generator_cpu_s / window.seconds),
+            ramp_s: measured.ramp_s,
+            drain_s: measured.drain_s,
+            latencies: measured
+                .times
+                .series()
+                .map(|(name, latency)| Series {
+                    name,
+                    count: latency.count(),
+                    clamped: latency.clamped(),
+                    summary: latency.summary(),
+                    encoding: "base64 of HdrHistogram V2 DEFLATE, nanoseconds",
+                    histogram: latency.to_base64(),
+                })
+                .into(),
+        }
+    }
+}
+
+/// Whether the times say more about this process than about the server.
+fn bottleneck(times: &Latencies) -> Option<String> {
+    let causes =
+        [("messages were sent", &times.send_delay, "late"), ("a thread was busy", &times.loop_lag, "at a stretch")];
+    let found = causes.iter().filter(|(_, latency, _)| latency.p99_ns() > GENERATOR_LAG_MAX_NS);
+    let words = found.map(|(what, latency, how)| format!("{what} {} {how} (p99)", time(latency.p99_ns())));
+    let words = words.collect::<Vec<_>>().join(", ");
+    (!words.is_empty()).then_some(words)
+}
+
+/// What must hold for exit code 0.
+fn checks(measured: &Measured) -> Vec<Check> {
+    let Measured { deliveries: d, messages: m, counts: c, faults, .. } = measured;
+    let zero = |name, parts: &[(&str, u64)]| {
+        let found: Vec<_> =
+            parts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{} {what}", group(*n))).collect();
+        let detail = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+        Check { name, holds: found.is_empty(), detail }
+    };
+    let taken = m.sent == m.acked && c.unsent == 0 && m.sent > 0;
+    let refused =
+        format!("{} refused, {} unanswered, {} not sent", group(m.refused), group(m.unacked), group(c.unsent));
+    let all = vec![
+        zero(
+            "loss",
+            &[
+                ("deliveries lost", d.lost),
+                ("left out by announced gaps", d.skipped),
+                ("messages acked and received by nobody", m.acked_missing),
+            ],
+        ),
+        zero("duplicates", &[("deliveries twice", d.duplicated), ("messages stored twice", m.stored_twice)]),
+        zero(
+            "disorder",
+            &[
+                ("deliveries out of order", d.reordered),
+                ("messages under another seq than acked", m.misplaced),
+                ("seqs that members disagree about", m.disputed),
+            ],
+        ),
+        zero("contents", &[("messages altered", m.altered), ("messages that nobody sent", m.unknown)]),
+        zero("errors", &[("errors", faults.total())]),
+        Check {
+            name: "rate",
+            holds: taken,
+            detail: format!("{} of {} messages acked ({refused})", group(m.acked), group(m.sent + c.unsent)),
+        },
+    ];
+    all
+}
+
+fn server(measured: &Measured) -> Server {
+    let window = measured.window.filter(|window| window.delivered > 0);
+    let cpu_s = window.and_then(|window| window.server_cpu_s);
+    let per = |n: fn(&Window) -> u64| Some(cpu_s? * 1e6 / n(&window?) as f64);
+    Server {
+        cpu_cores: cpu_s.zip(window).map(|(cpu_s, window)| cpu_s / window.seconds),
+        cpu_us_per_delivery: per(|window| window.delivered),
+        cpu_us_per_send: per(|window| window.chunks),
+        rss_max_bytes: measured.server_rss_max_bytes,
+        bytes_per_connection: measured.server_bytes_per_connection,
+        tcp_memory_max_bytes: measured.tcp_memory_max_bytes,
+    }
+}
+
+/// Nanoseconds in the unit a person would choose.
+pub fn time(ns: u64) -> String {
+    match ns {
+        0..1_000_000 => format!("{:.0} µs", ns as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.2} s", ns as f64 / 1e9),
+    }
+}
+
+/// 1234567 as 1,234,567.
+pub fn group(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

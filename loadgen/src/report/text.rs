@@ -1,0 +1,161 @@
+//! The result for people: short, each figure beside its target where there is one.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{Report, Run, Series, group, time};
+
+/// Targets on two cores, server and generator together. They are printed and never decide the exit code.
+const CPU_US_PER_DELIVERY_TARGET: f64 = 0.3;
+const BYTES_PER_CONNECTION_TARGET: f64 = 450.0;
+
+impl Display for Run {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { users, rate, rooms, distribution, largest_room, warm_up_s, duration_s, ramp_per_s, seed, .. } = self;
+        let (users, largest) = (group((*users).into()), group((*largest_room).into()));
+        writeln!(f, "run      {}, seed {seed}, against {}", self.name, self.url)?;
+        writeln!(f, "users    {users}, each {rate} at a random time, one connection each, {} threads", self.threads)?;
+        writeln!(f, "rooms    {}, sizes {distribution}, the largest has {largest} users", group((*rooms).into()))?;
+        let sends = group(self.offered_sends_per_s.round() as u64);
+        let deliveries = group(self.offered_deliveries_per_s.round() as u64);
+        writeln!(f, "offered  {sends} messages/s in, {deliveries} deliveries/s out (every member gets every message)")?;
+        writeln!(f, "phases   ramp {ramp_per_s}/s, warm-up {warm_up_s} s, measured {duration_s} s")
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}machine  {}\n", self.run, self.machine)?;
+        if self.interrupted {
+            writeln!(f, "PARTIAL  interrupted: what was under way then is not checked\n")?;
+        }
+        self.write_checks(f)?;
+        self.write_latencies(f)?;
+        self.write_throughput(f)?;
+        self.write_server(f)?;
+        self.write_generator(f)?;
+        writeln!(f, "\nresult   {} (exit code {})", self.verdict(), self.exit_code)
+    }
+}
+
+impl Report {
+    fn verdict(&self) -> &'static str {
+        match self.exit_code {
+            0 => "every check held",
+            1 => "verification failed",
+            5 => "generator was the bottleneck: the rate was not offered in time",
+            _ => "interrupted",
+        }
+    }
+
+    fn write_checks(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for check in &self.checks {
+            writeln!(f, "  {} {:<11} {}", if check.holds { '✓' } else { '✗' }, check.name, check.detail)?;
+        }
+        for (kind, n) in self.faults.by_frequency().iter().take(10) {
+            writeln!(f, "      {n} x {kind}")?;
+        }
+        for example in self.examples.iter().take(20) {
+            writeln!(f, "      {example}")?;
+        }
+        if self.counts.retried > 0 {
+            writeln!(f, "    {} messages sent again because the server was busy", group(self.counts.retried))?;
+        }
+        writeln!(f)
+    }
+
+    fn write_latencies(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<20}{:>13}{:>11}{:>11}{:>11}{:>11}{:>11}",
+            "time", "count", "p50", "p90", "p99", "p99.9", "max"
+        )?;
+        for series in &self.latencies {
+            let Some(summary) = series.summary else { continue };
+            write!(f, "{:<20}{:>13}", label(series.name), group(series.count))?;
+            for ns in [summary.p50_ns, summary.p90_ns, summary.p99_ns, summary.p99_9_ns, summary.max_ns] {
+                write!(f, "{:>11}", time(ns))?;
+            }
+            let clamped = if series.clamped > 0 { format!("  {} over an hour", series.clamped) } else { String::new() };
+            writeln!(f, "{clamped}")?;
+        }
+        if let Some(delivery) = self.latencies.iter().find_map(delivery) {
+            let target = self.run.delivery_p99_target_ns;
+            writeln!(f, "  delivery p99 {} (target {}) {}", time(delivery), time(target), met(delivery <= target))?;
+        }
+        writeln!(f)
+    }
+
+    fn write_throughput(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some(window) = &self.window else { return Ok(()) };
+        let per_s = |n: u64| group((n as f64 / window.seconds) as u64);
+        let frames = window.frames.max(1) as f64;
+        let (sent, delivered, frames_per_s) = (per_s(window.sent), per_s(window.delivered), per_s(window.frames));
+        writeln!(f, "achieved {sent} messages/s in, {delivered} deliveries/s out in {frames_per_s} frames/s")?;
+        let per_frame = window.delivered as f64 / frames;
+        let (chunks, mbytes) = (per_s(window.chunks), window.bytes as f64 / 1e6 / window.seconds);
+        let each = window.bytes as f64 / window.delivered.max(1) as f64;
+        writeln!(
+            f,
+            "         {per_frame:.1} messages a frame, {chunks} receives/s, {mbytes:.1} MB/s, {each:.0} bytes a delivery"
+        )?;
+        let total = group(self.deliveries.received);
+        writeln!(
+            f,
+            "         whole run: {total} deliveries checked; ramp {:.1} s, drain {:.1} s",
+            self.ramp_s, self.drain_s
+        )
+    }
+
+    fn write_server(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let server = &self.server;
+        if let (Some(cores), Some(delivery), Some(send)) =
+            (server.cpu_cores, server.cpu_us_per_delivery, server.cpu_us_per_send)
+        {
+            let (target, met) = (CPU_US_PER_DELIVERY_TARGET, met(delivery <= CPU_US_PER_DELIVERY_TARGET));
+            writeln!(
+                f,
+                "server   {cores:.2} cores; {delivery:.3} µs a delivery (target {target}) {met}; {send:.2} µs a send"
+            )?;
+        }
+        if let Some(rss) = server.rss_max_bytes {
+            write!(f, "         {:.1} MiB at most", rss as f64 / f64::from(1 << 20))?;
+            if let Some(bytes) = server.bytes_per_connection {
+                let met = met(bytes <= BYTES_PER_CONNECTION_TARGET);
+                write!(f, "; {bytes:.0} bytes a connection (target {BYTES_PER_CONNECTION_TARGET}) {met}")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(
+            f,
+            "sockets  {:.0} MiB of kernel memory at most, this whole machine",
+            server.tcp_memory_max_bytes as f64 / f64::from(1 << 20)
+        )
+    }
+
+    fn write_generator(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(cores) = self.generator_cpu_cores {
+            writeln!(f, "loadgen  {cores:.2} cores")?;
+        }
+        match &self.generator_bottleneck {
+            Some(why) => writeln!(f, "         generator was the bottleneck: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn delivery(series: &Series) -> Option<u64> {
+    (series.name == "delivery").then_some(series.summary?.p99_ns)
+}
+
+fn label(name: &str) -> &str {
+    match name {
+        "delivery_from_send" => "  from actual send",
+        "send_delay" => "send delay",
+        "loop_lag" => "loop lag",
+        other => other,
+    }
+}
+
+fn met(is_met: bool) -> &'static str {
+    if is_met { "✓" } else { "missed" }
+}

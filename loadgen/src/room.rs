@@ -1,0 +1,217 @@
+//! What one thread's members of a room received, by seq: unpacked and checked once, then shared by all of them.
+//!
+//! The first member that gets a frame unpacks it, compares every body with the text that was generated for it, and
+//! notes a hash of the frame. Whoever gets the same bytes again only compares the hash; whoever gets other bytes for the
+//! same seqs unpacks them again. So every member's every body is checked, and a frame costs a member O(1).
+
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+use protocol::native::Packed;
+use protocol::{Content, Message};
+
+use crate::latency::Latencies;
+use crate::plan::Plan;
+use crate::sends::Sends;
+use crate::text;
+
+/// The log of one room as one thread saw it.
+#[derive(Debug)]
+pub struct Room {
+    index: u32,
+    /// Seq of the first entry less one, from the first join's reply.
+    base: Option<u64>,
+    entries: Vec<Entry>,
+}
+
+/// One message of the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub state: State,
+    /// Some receiver's body was not the generated one.
+    pub altered: bool,
+    /// Two receivers saw different messages under this seq.
+    pub disputed: bool,
+    pub user: u32,
+    pub k: u32,
+    intended_ns: u64,
+    sent_ns: u64,
+    /// The frame that starts here: messages, hash of its bytes, members that got it in this turn.
+    frame_count: u32,
+    frame_hash: u32,
+    frame_receivers: u32,
+}
+
+/// What is known of a seq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nobody received it.
+    Unseen,
+    /// One of our messages, for this room.
+    Ours,
+    /// Not one that we sent to this room.
+    Unknown,
+}
+
+const UNSEEN: Entry = Entry {
+    state: State::Unseen,
+    altered: false,
+    disputed: false,
+    user: 0,
+    k: 0,
+    intended_ns: 0,
+    sent_ns: 0,
+    frame_count: 0,
+    frame_hash: 0,
+    frame_receivers: 0,
+};
+
+/// Read-only things that checking a message needs.
+pub struct Reference<'a> {
+    pub plan: &'a Plan,
+    pub sends: &'a Sends,
+}
+
+/// Why a batch could not be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("seq {seq} is outside of what the room can have ({from}..{to})")]
+    OutOfRange { seq: u64, from: u64, to: u64 },
+    #[error("{0}")]
+    Malformed(#[from] protocol::dialect::Malformed),
+    #[error("a batch of {promised} messages held {held}")]
+    Short { promised: u32, held: u32 },
+}
+
+impl Room {
+    /// An empty log.
+    pub fn new(index: u32) -> Self {
+        Self { index, base: None, entries: Vec::new() }
+    }
+
+    /// Notes where a member starts; the first one's start is the start of the log.
+    pub fn on_join(&mut self, from: u64) {
+        self.base.get_or_insert(from);
+    }
+
+    /// Seq and entry of everything seen.
+    pub fn seen(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        let first = self.base.map_or(1, |base| base + 1);
+        (first..).zip(&self.entries).filter(|(_, entry)| entry.state != State::Unseen)
+    }
+
+    /// Checks a batch's contents. True when it is a frame that this thread knows byte for byte, so that its receipt can
+    /// be counted with [`Room::count_receiver`].
+    pub fn check(&mut self, batch: &Packed<'_>, reference: &Reference<'_>) -> Result<bool, Refused> {
+        let at = self.reserve(batch, reference.plan)?;
+        let hash = foldhash::fast::FixedState::default().hash_one(batch.bytes) as u32;
+        let head = &self.entries[at];
+        if head.frame_count == batch.count && head.frame_hash == hash {
+            return Ok(true);
+        }
+        self.unpack(at, batch, reference)?;
+        let head = &mut self.entries[at];
+        if head.frame_count == 0 {
+            (head.frame_count, head.frame_hash) = (batch.count, hash);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Notes that one more member received the known frame that starts at `first`, in this turn. True when it is the
+    /// first one: the caller then owes a [`Room::record_frame`].
+    pub fn count_receiver(&mut self, first: u64) -> bool {
+        let at = self.at(first);
+        let head = &mut self.entries[at];
+        head.frame_receivers += 1;
+        head.frame_receivers == 1
+    }
+
+    /// Records the times of the frame that starts at `first` for all members that received it in this turn.
+    pub fn record_frame(&mut self, first: u64, now_ns: u64, plan: &Plan, t0_ns: u64, times: &mut Latencies) {
+        let at = self.at(first);
+        let receivers = std::mem::take(&mut self.entries[at].frame_receivers);
+        let range = at..at + self.entries[at].frame_count as usize;
+        self.record_entries(range, receivers, now_ns, plan, t0_ns, times);
+    }
+
+    /// Records the times of `seqs`, which are known, for one member.
+    pub fn record(&self, seqs: Range<u64>, now_ns: u64, plan: &Plan, t0_ns: u64, times: &mut Latencies) {
+        if !seqs.is_empty() {
+            self.record_entries(self.at(seqs.start)..self.at(seqs.end), 1, now_ns, plan, t0_ns, times);
+        }
+    }
+
+    fn record_entries(&self, range: Range<usize>, n: u32, now_ns: u64, plan: &Plan, t0_ns: u64, times: &mut Latencies) {
+        for entry in &self.entries[range] {
+            if entry.state == State::Ours && plan.is_measured(entry.intended_ns) {
+                times.delivery.record_n(now_ns.saturating_sub(t0_ns + entry.intended_ns), u64::from(n));
+                times.delivery_from_send.record_n(now_ns.saturating_sub(entry.sent_ns), u64::from(n));
+            }
+        }
+    }
+
+    /// Makes room for the batch and returns the index of its first message. The bound keeps a server that invents seqs
+    /// from filling our memory.
+    fn reserve(&mut self, batch: &Packed<'_>, plan: &Plan) -> Result<usize, Refused> {
+        let base = self.base.unwrap_or(0);
+        let planned = u64::from(plan.sizes[self.index as usize]) * u64::from(plan.per_user);
+        let (from, to) = (base + 1, base + 4 * planned + 65_536);
+        let last = batch.first_seq.saturating_add(u64::from(batch.count));
+        if batch.first_seq < from || last > to || batch.count == 0 {
+            return Err(Refused::OutOfRange { seq: batch.first_seq, from, to });
+        }
+        let (at, end) = (self.at(batch.first_seq), self.at(last));
+        if self.entries.len() < end {
+            self.entries.resize(end, UNSEEN);
+        }
+        Ok(at)
+    }
+
+    fn unpack(&mut self, at: usize, batch: &Packed<'_>, reference: &Reference<'_>) -> Result<(), Refused> {
+        let mut held = 0;
+        let mut expected = String::new();
+        for message in batch.iter() {
+            let message = message?;
+            if held == batch.count {
+                return Err(Refused::Short { promised: batch.count, held: held + 1 });
+            }
+            let seen = self.examine(&message, batch.first_seq + u64::from(held), reference, &mut expected);
+            merge(&mut self.entries[at + held as usize], seen);
+            held += 1;
+        }
+        if held < batch.count { Err(Refused::Short { promised: batch.count, held }) } else { Ok(()) }
+    }
+
+    /// What one message is, by itself.
+    fn examine(&self, message: &Message<'_>, seq: u64, reference: &Reference<'_>, expected: &mut String) -> Entry {
+        let unknown = Entry { state: State::Unknown, ..UNSEEN };
+        let Reference { plan, sends, .. } = reference;
+        let Some((user, k)) = text::read_tag(message.body) else { return unknown };
+        if user >= plan.shape.users || plan.room_of(user) != self.index {
+            return unknown;
+        }
+        let Some(sent_ns) = sends.sent_ns(user, k) else { return unknown };
+        expected.clear();
+        text::write_body(plan.shape.seed, user, k, expected);
+        let altered = message.body != expected.as_bytes()
+            || message.content != Content::Text
+            || message.seq != seq
+            || message.user.strip_prefix('u').and_then(|number| number.parse().ok()) != Some(user);
+        Entry { state: State::Ours, altered, user, k, intended_ns: plan.intended_ns(user, k), sent_ns, ..UNSEEN }
+    }
+
+    fn at(&self, seq: u64) -> usize {
+        (seq - self.base.unwrap_or(0) - 1) as usize
+    }
+}
+
+/// Adds what another receiver saw under the same seq.
+pub fn merge(entry: &mut Entry, seen: Entry) {
+    if entry.state == State::Unseen {
+        *entry = seen;
+        return;
+    }
+    entry.altered |= seen.altered;
+    entry.disputed |= (entry.state, entry.user, entry.k) != (seen.state, seen.user, seen.k);
+}

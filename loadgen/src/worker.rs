@@ -1,0 +1,311 @@
+//! One generator thread: its rings, and the loop that moves bytes between them and its crowd.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use uring::{Config, Event, Ring, Segment, SetupError, Wake};
+
+use crate::audit::Missing;
+use crate::crowd::{Action, Counts, Crowd};
+use crate::faults::Faults;
+use crate::latency::Latencies;
+use crate::room::Room;
+use crate::user::{self, User};
+use crate::verify::Deliveries;
+use crate::world::{Gauges, Phase, World};
+
+/// Users of one thread that may be connecting at the same time.
+const CONNECTING_MAX: u64 = 512;
+/// Receive memory of a thread, shared out over its rings, bytes.
+const RECV_BYTES: usize = 16 << 20;
+const RECV_BUFFER_BYTES: u32 = 32 << 10;
+const RECV_BUFFERS_MIN: usize = 16;
+/// The loop looks at the phase at least this often.
+const WAIT_MAX: Duration = Duration::from_millis(20);
+/// How often the p99 that progress shows is worked out.
+const P99_EVERY_NS: u64 = 1_000_000_000;
+/// How often the members that are still behind are counted while the run settles.
+const BEHIND_EVERY_NS: u64 = 10_000_000;
+/// The weight of one sample of loop lag, nanoseconds of the run.
+const LAG_SAMPLE_NS: u64 = 10_000;
+
+/// How many receivers with lost messages a thread names.
+const EXAMPLES_MAX: usize = 10;
+
+/// What a thread brings home.
+pub struct Outcome {
+    pub rooms: Vec<Room>,
+    pub deliveries: Deliveries,
+    pub missing: Vec<Missing>,
+    pub times: Latencies,
+    pub counts: Counts,
+    pub faults: Faults,
+}
+
+/// Runs the users of thread `index` until the run stops.
+pub fn run(world: &World, index: u32) -> Result<Outcome, SetupError> {
+    let mut worker = Worker::new(world, index)?;
+    while worker.world.phase() < Phase::Stop {
+        worker.turn();
+    }
+    if world.phase() == Phase::Stop {
+        worker.crowd.settle();
+    }
+    let Crowd { rooms, ledger, times, counts, faults, .. } = worker.crowd;
+    let missing = ledger.examples().take(EXAMPLES_MAX);
+    let missing = missing.map(|(user, seqs)| Missing { room: world.plan.room_of(user), user, seqs }).collect();
+    Ok(Outcome { rooms, deliveries: ledger.deliveries, missing, times, counts, faults })
+}
+
+struct Worker<'w> {
+    world: &'w World,
+    gauges: &'w Gauges,
+    wake: Wake,
+    rings: Vec<Ring>,
+    /// By ring and slot: the user's place.
+    seats: Vec<Vec<u32>>,
+    crowd: Crowd<'w>,
+    /// Sends under way or waiting, by user's place; empty most of the time.
+    outgoing: HashMap<u32, Outgoing, foldhash::fast::FixedState>,
+    /// Something was queued since the kernel was last entered.
+    unsubmitted: bool,
+    /// Completions of sends in the present turn.
+    sent: Vec<(u32, io::Result<usize>)>,
+    writable: Vec<u32>,
+    next_to_connect: u32,
+    p99_due_ns: u64,
+    behind_due_ns: u64,
+}
+
+struct Outgoing {
+    under_way: Segment,
+    waiting: Vec<u8>,
+}
+
+impl<'w> Worker<'w> {
+    fn new(world: &'w World, index: u32) -> Result<Self, SetupError> {
+        let crowd = Crowd::new(world, index, world.gauges.len() as u32);
+        let wake = Wake::new()?;
+        let rings_needed = crowd.users.len().div_ceil(usize::from(world.ring_sockets)).max(1);
+        let buffers = (RECV_BYTES / RECV_BUFFER_BYTES as usize / rings_needed).max(RECV_BUFFERS_MIN);
+        let config = Config {
+            sockets: world.ring_sockets.min(crowd.users.len().max(1) as u16),
+            recv_buffers: (buffers as u16 / 2 + 1).next_power_of_two(),
+            recv_buffer_bytes: RECV_BUFFER_BYTES,
+            queue_entries: 1_024,
+        };
+        let rings = (0..rings_needed).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            world,
+            gauges: &world.gauges[index as usize],
+            wake,
+            seats: rings.iter().map(|_| vec![u32::MAX; usize::from(config.sockets)]).collect(),
+            rings,
+            crowd,
+            outgoing: HashMap::default(),
+            unsubmitted: false,
+            sent: Vec::new(),
+            writable: Vec::new(),
+            next_to_connect: 0,
+            p99_due_ns: 0,
+            behind_due_ns: 0,
+        })
+    }
+
+    /// One round: send what is due, take what came, then wait if there was nothing to submit.
+    fn turn(&mut self) {
+        let start_ns = self.world.now_ns();
+        self.wake.clear();
+        self.connect_due(start_ns);
+        if self.world.phase() >= Phase::Traffic {
+            self.crowd.send_due(start_ns);
+        }
+        self.perform();
+        for ring in 0..self.rings.len() {
+            self.reap(ring);
+        }
+        self.unsubmitted = false;
+        self.finish_sends();
+        self.perform();
+        self.show(start_ns);
+        let busy_until_ns = self.world.now_ns();
+        if !self.unsubmitted {
+            self.wait(busy_until_ns);
+        }
+        self.record_lag(start_ns, busy_until_ns);
+    }
+
+    /// Opens the connections whose turn it is.
+    fn connect_due(&mut self, now_ns: u64) {
+        while (self.next_to_connect as usize) < self.crowd.users.len() && self.connecting() < CONNECTING_MAX {
+            let place = self.next_to_connect;
+            let number = self.crowd.number(place);
+            if u64::from(number) * 1_000_000_000 / u64::from(self.world.ramp) > now_ns {
+                return;
+            }
+            let ring = place as usize / usize::from(self.world.ring_sockets);
+            match self.rings[ring].connect(self.world.source_of(number), self.world.address) {
+                Ok(socket) => {
+                    self.seats[ring][usize::from(socket.slot)] = place;
+                    let user = &mut self.crowd.users[place as usize];
+                    (user.socket, user.ring) = (socket, ring as u8);
+                    (user.phase, user.step_ns) = (user::Phase::Connecting, self.world.now_ns());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => self.crowd.fail(place, format!("connect: {error}")),
+            }
+            self.next_to_connect += 1;
+        }
+    }
+
+    fn connecting(&self) -> u64 {
+        u64::from(self.next_to_connect) - self.crowd.counts.joined - self.crowd.counts.never_joined
+    }
+
+    /// Enters the kernel once for one ring and takes what completed. The time of receipt is read once, after the
+    /// kernel returned: before that nobody here could have seen the bytes.
+    fn reap(&mut self, ring: usize) {
+        let Self { world, rings, seats, crowd, sent, writable, .. } = self;
+        let seats = &seats[ring];
+        let mut now_ns = 0;
+        rings[ring].turn(|event| {
+            if now_ns == 0 {
+                now_ns = world.now_ns();
+            }
+            let seat = |users: &[User], socket: uring::Socket| {
+                let place = seats[usize::from(socket.slot)];
+                users.get(place as usize).is_some_and(|user| user.socket == socket).then_some(place)
+            };
+            match event {
+                Event::Received(socket, bytes) => {
+                    if let Some(place) = seat(&crowd.users, socket) {
+                        crowd.on_received(place, bytes, now_ns);
+                    }
+                }
+                Event::Sent(socket, outcome) => sent.extend(seat(&crowd.users, socket).map(|place| (place, outcome))),
+                Event::Writable(socket) => writable.extend(seat(&crowd.users, socket)),
+                Event::Connected(socket, outcome) => {
+                    if let Some(place) = seat(&crowd.users, socket) {
+                        crowd.on_connected(place, outcome);
+                    }
+                }
+                Event::Ended(socket, error) => {
+                    if let Some(place) = seat(&crowd.users, socket) {
+                        crowd.on_ended(place, error);
+                    }
+                }
+                Event::Closed(_) | Event::Accepted(_) | Event::AcceptFailed(_) => {}
+            }
+        });
+        crowd.end_turn(now_ns);
+    }
+
+    /// Goes on with the sends that completed.
+    fn finish_sends(&mut self) {
+        for (place, outcome) in std::mem::take(&mut self.sent) {
+            match outcome {
+                Ok(taken) => self.send_rest(place, taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let user = &self.crowd.users[place as usize];
+                    self.rings[usize::from(user.ring)].wait_writable(user.socket);
+                    self.unsubmitted = true;
+                }
+                Err(error) => self.crowd.fail(place, format!("send: {error}")),
+            }
+        }
+        for place in std::mem::take(&mut self.writable) {
+            self.send_rest(place, 0);
+        }
+    }
+
+    /// Sends what is left after the server's kernel took so many bytes.
+    fn send_rest(&mut self, place: u32, taken: usize) {
+        let Some(Outgoing { under_way, waiting }) = self.outgoing.remove(&place) else { return };
+        if taken < under_way.len() {
+            self.start_send(place, under_way.skip(taken), waiting);
+        } else if !waiting.is_empty() {
+            self.start_send(place, Segment::from(waiting), Vec::new());
+        }
+    }
+
+    fn start_send(&mut self, place: u32, segment: Segment, waiting: Vec<u8>) {
+        let user = &self.crowd.users[place as usize];
+        if user.phase == user::Phase::Ended {
+            return;
+        }
+        self.rings[usize::from(user.ring)].send(user.socket, segment.clone());
+        self.outgoing.insert(place, Outgoing { under_way: segment, waiting });
+        self.unsubmitted = true;
+    }
+
+    /// Does what the crowd asks for.
+    fn perform(&mut self) {
+        let mut actions = std::mem::take(&mut self.crowd.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Send(place, bytes) => match self.outgoing.get_mut(&place) {
+                    Some(outgoing) => outgoing.waiting.extend_from_slice(&bytes),
+                    None => self.start_send(place, Segment::from(bytes), Vec::new()),
+                },
+                Action::Close(place) => {
+                    let user = &self.crowd.users[place as usize];
+                    self.rings[usize::from(user.ring)].close(user.socket);
+                    self.unsubmitted = true;
+                }
+            }
+        }
+        self.crowd.actions = actions;
+    }
+
+    fn wait(&self, now_ns: u64) {
+        let ramp_ns = u64::from(self.crowd.number(self.next_to_connect)) * 1_000_000_000 / u64::from(self.world.ramp);
+        let ramping = (self.next_to_connect as usize) < self.crowd.users.len() && self.connecting() < CONNECTING_MAX;
+        let sending = self.crowd.next_send_ns().filter(|_| self.world.phase() >= Phase::Traffic);
+        let next_ns = sending.into_iter().chain(ramping.then_some(ramp_ns)).min();
+        let wait = next_ns.map_or(WAIT_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
+        if !wait.is_zero() {
+            self.wake.wait(wait.min(WAIT_MAX));
+        }
+    }
+
+    /// Whatever arrived while the loop was busy waited for it: so the busy time weighs as long as it lasted, and time
+    /// spent waiting for something to arrive counts as no lag.
+    fn record_lag(&mut self, start_ns: u64, busy_until_ns: u64) {
+        let t0_ns = self.world.t0_ns();
+        if self.world.phase() < Phase::Traffic || !self.world.plan.is_measured(start_ns.saturating_sub(t0_ns)) {
+            return;
+        }
+        let (busy_ns, waited_ns) = (busy_until_ns - start_ns, self.world.now_ns() - busy_until_ns);
+        self.crowd.times.loop_lag.record_n(busy_ns, (busy_ns / LAG_SAMPLE_NS).max(1));
+        self.crowd.times.loop_lag.record_n(0, waited_ns / LAG_SAMPLE_NS);
+    }
+
+    /// Shows this thread's figures to the coordinator.
+    fn show(&mut self, now_ns: u64) {
+        let (gauges, counts) = (self.gauges, &self.crowd.counts);
+        let delivered = self.crowd.ledger.deliveries.received + self.crowd.ledger.deliveries.duplicated;
+        for (gauge, value) in [
+            (&gauges.joined, counts.joined),
+            (&gauges.failed, counts.failed),
+            (&gauges.sent, counts.sent),
+            (&gauges.acked, counts.acked),
+            (&gauges.delivered, delivered),
+            (&gauges.chunks, counts.chunks),
+            (&gauges.frames, counts.frames),
+            (&gauges.bytes, counts.bytes),
+            (&gauges.outstanding, self.crowd.outstanding()),
+        ] {
+            gauge.store(value, Relaxed);
+        }
+        if self.world.phase() == Phase::Settle && now_ns >= self.behind_due_ns {
+            self.behind_due_ns = now_ns + BEHIND_EVERY_NS;
+            gauges.behind.store(self.crowd.behind(), Relaxed);
+        }
+        if now_ns >= self.p99_due_ns {
+            self.p99_due_ns = now_ns + P99_EVERY_NS;
+            gauges.p99_ns.store(self.crowd.times.delivery.p99_ns(), Relaxed);
+        }
+    }
+}
