@@ -37,7 +37,7 @@ use machine::Machine;
 use plan::Plan;
 use preflight::{Fit, Has};
 use progress::Progress;
-use report::{Report, Run};
+use report::{Findings, Report, Run};
 use world::{Route, World};
 
 /// Why there is no result.
@@ -103,7 +103,7 @@ pub fn run(mut args: RunArgs) -> Result<u8, Error> {
     let interrupted = interrupts()?;
     let measured = run::run(&world, settings, &interrupted, &mut Progress::new(args.progress))?;
     let report = Report::new(described, machine, &measured);
-    print!("{report}");
+    print!("{}", Findings(&report));
     if let Some(directory) = output {
         output::write(&directory, &report)?;
         println!("written  {}", directory.display());

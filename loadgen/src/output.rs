@@ -54,7 +54,7 @@ fn try_write(directory: &Path, report: &Report) -> io::Result<()> {
 }
 
 /// The commit of the present directory's repository, marked when files differ from it.
-fn commit() -> String {
+pub fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -25,6 +25,21 @@ impl Display for Run {
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}machine  {}\n", self.run, self.machine)?;
+        Findings(self).fmt(f)
+    }
+}
+
+/// A report without the description of the run, which is printed before it begins.
+pub struct Findings<'a>(pub &'a Report);
+
+impl Display for Findings<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.write_findings(f)
+    }
+}
+
+impl Report {
+    fn write_findings(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.interrupted {
             writeln!(f, "PARTIAL  interrupted: what was under way then is not checked\n")?;
         }
@@ -35,9 +50,7 @@ impl Display for Report {
         self.write_generator(f)?;
         writeln!(f, "\nresult   {} (exit code {})", self.verdict(), self.exit_code)
     }
-}
 
-impl Report {
     fn verdict(&self) -> &'static str {
         match self.exit_code {
             0 => "every check held",
