@@ -3,7 +3,7 @@
 //! One call of `append` is one batch in the tree's journal and one fdatasync, however many rooms it has. The rows are
 //! described in `layout`; `recovery` says what is checked before anything is served, `marks` how a loss is noticed.
 //!
-//! In the directory: `lock`, `tree/` (fjall's), `marks/`, and after damage `salvage/`.
+//! In the directory: `lock`, `tree/` (fjall's), `marks/`, after damage `salvage/`, and after an accepted loss `lost-…/`.
 
 mod error;
 mod journal;
@@ -20,6 +20,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use fjall::OwnedWriteBatch;
+
 use crate::continuation::already_stored;
 use crate::{Append, LogState, Record, Store, StoreError};
 use error::{from_fjall, from_io};
@@ -31,8 +33,11 @@ use recovery::{Layout, Opened};
 use states::States;
 use tree::Tree;
 
+/// So much must fit on a disk that was full before it is used again.
+const PROBE_BYTES: usize = 1 << 20;
+
 /// How an [`EmbeddedStore`] is opened. The defaults serve a relay with tens of thousands of users.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Go on without acked messages that are missing: their logs get a new epoch and end before the first of them.
     pub accept_loss: bool,
@@ -63,9 +68,15 @@ pub struct EmbeddedStore {
 
 /// What only the appending thread uses, and whether it may.
 struct Appender {
+    scratch: Scratch,
+    health: Health,
+}
+
+/// Buffers that are used again for each record.
+#[derive(Default)]
+struct Scratch {
     bytes: Vec<u8>,
     keys: Keys,
-    health: Health,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +97,7 @@ struct Engine {
 }
 
 impl EmbeddedStore {
-    /// Opens or makes the data directory and checks it against its marks, which takes about a second per 100,000 logs.
+    /// Opens or makes the data directory and checks it against its marks, which takes a few seconds per 100,000 logs.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Damaged`], [`StoreError::Full`] or [`StoreError::Unreadable`].
@@ -96,7 +107,7 @@ impl EmbeddedStore {
         let engine = Engine::new(recovery::open(&layout, &options)?, &options);
         // Accepted once: what is missing later, when a full disk makes this open again, is a new loss.
         let options = Options { accept_loss: false, ..options };
-        let appender = Appender { bytes: Vec::new(), keys: Keys::default(), health: Health::Good };
+        let appender = Appender { scratch: Scratch::default(), health: Health::Good };
         Ok(Self { layout, options, appender: Mutex::new(appender), engine: RwLock::new(Some(engine)), _lock: lock })
     }
 
@@ -132,7 +143,7 @@ impl EmbeddedStore {
     fn probe(&self) -> Result<(), StoreError> {
         let path = self.layout.dir.join("probe");
         let outcome = File::create(&path).and_then(|file| {
-            file.write_all_at(&[1; 1 << 20], 0)?;
+            file.write_all_at(&vec![1; PROBE_BYTES], 0)?;
             file.sync_all()
         });
         let removed = std::fs::remove_file(&path);
@@ -193,6 +204,51 @@ impl Engine {
         }
         Log::now(dir, &self.tree, room)?.state(self.store_epoch)
     }
+
+    /// Adds to the batch what this append brings that is not stored yet; the state of its log after that.
+    fn stage(
+        &self,
+        dir: &Path,
+        append: &Append,
+        batch: &mut OwnedWriteBatch,
+        scratch: &mut Scratch,
+    ) -> Result<LogState, StoreError> {
+        let Scratch { bytes, keys } = scratch;
+        keys.set_room(&append.room)?;
+        let mut state = self.state(dir, &append.room)?;
+        let stored = self.stored_ids(dir, append, state)?;
+        let first = append.records.first().map_or(0, |first| first.seq);
+        let skip = already_stored(append, state, |seq| Ok(stored.get((seq - first) as usize).copied()))?;
+        if state.last_seq == 0 && Log::now(dir, &self.tree, &append.room)?.facts()?.is_none() {
+            state.epoch = append.epoch;
+            let created_ms = append.records.first().map_or(0, |first| first.time_ms);
+            let facts = Facts { epoch: append.epoch, created_ms, id_floor: 0 };
+            batch.insert(&self.tree.rows, keys.facts(), facts.encode());
+        }
+        for record in &append.records[skip..] {
+            if layout::block_start(record.seq) == record.seq && record.seq > 1 {
+                batch.insert(&self.tree.rows, keys.sparse(layout::block(record.seq)), record.id.to_be_bytes());
+            }
+            bytes.clear();
+            record.encode(bytes);
+            batch.insert(&self.tree.rows, keys.record(record.seq, record.id), &bytes[..]);
+            (state.last_seq, state.last_id) = (record.seq, record.id);
+        }
+        Ok(state)
+    }
+
+    /// The stored ids from the append's first seq on, as far as both go; empty unless it repeats something.
+    fn stored_ids(&self, dir: &Path, append: &Append, state: LogState) -> Result<Vec<u64>, StoreError> {
+        let (Some(first), Some(last)) = (append.records.first(), append.records.last()) else {
+            return Ok(Vec::new());
+        };
+        if first.seq == 0 || first.seq > state.last_seq || last.seq < first.seq {
+            return Ok(Vec::new());
+        }
+        let last = last.seq.min(state.last_seq);
+        let records = Log::now(dir, &self.tree, &append.room)?.range(first.seq, last, state.last_seq)?;
+        Ok(records.iter().map(|record| record.id).collect())
+    }
 }
 
 impl Store for EmbeddedStore {
@@ -204,34 +260,10 @@ impl Store for EmbeddedStore {
         let appender = &mut *self.appender();
         self.check_health(appender)?;
         self.with(|engine| {
-            let dir = &self.layout.dir;
             let mut batch = engine.tree.batch(appends.iter().map(|append| append.records.len() + 1).sum());
             let mut ends = Vec::with_capacity(appends.len());
-            for append in appends {
-                let mut state = engine.state(dir, &append.room)?;
-                let stored = stored_ids(dir, engine, append, state)?;
-                let first = append.records.first().map_or(0, |first| first.seq);
-                let skip = already_stored(append, state, |seq| Ok(stored.get((seq - first) as usize).copied()))?;
-                if append.records.is_empty() {
-                    continue;
-                }
-                appender.keys.set_room(&append.room)?;
-                let rows = &engine.tree.rows;
-                for record in &append.records[skip..] {
-                    if state.last_seq == 0 && Log::now(dir, &engine.tree, &append.room)?.facts()?.is_none() {
-                        let facts = Facts { epoch: append.epoch, created_ms: record.time_ms, id_floor: 0 };
-                        state.epoch = append.epoch;
-                        batch.insert(rows, appender.keys.facts(), facts.encode());
-                    }
-                    if record.seq > 1 && layout::block_start(record.seq) == record.seq {
-                        let key = appender.keys.sparse(layout::block(record.seq));
-                        batch.insert(rows, key, record.id.to_be_bytes());
-                    }
-                    appender.bytes.clear();
-                    record.encode(&mut appender.bytes);
-                    batch.insert(rows, appender.keys.record(record.seq, record.id), &appender.bytes[..]);
-                    (state.last_seq, state.last_id) = (record.seq, record.id);
-                }
+            for append in appends.iter().filter(|append| !append.records.is_empty()) {
+                let state = engine.stage(&self.layout.dir, append, &mut batch, &mut appender.scratch)?;
                 ends.push((append, state));
             }
             batch.commit().map_err(|error| self.failed(appender, error))?;
@@ -274,15 +306,23 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// The stored ids from the append's first seq on, as far as both go; empty unless it repeats something.
-fn stored_ids(dir: &Path, engine: &Engine, append: &Append, state: LogState) -> Result<Vec<u64>, StoreError> {
-    let (Some(first), Some(last)) = (append.records.first(), append.records.last()) else {
-        return Ok(Vec::new());
-    };
-    if first.seq == 0 || first.seq > state.last_seq || last.seq < first.seq {
-        return Ok(Vec::new());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failed_write_appends_are_refused_and_reads_go_on_until_it_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(&dir, Options::default()).unwrap();
+        store.reserve_ids(5).unwrap();
+        let failed_fsync = fjall::Error::Io(rustix::io::Errno::IO.into());
+        store.failed(&mut store.appender(), failed_fsync);
+        for refused in [store.append(&[]), store.reserve_ids(9)] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains("an earlier write failed") && message.contains("restart"), "{message}");
+        }
+        assert_eq!(store.reserved_ids().unwrap(), 5);
+        drop(store);
+        EmbeddedStore::open(&dir, Options::default()).unwrap().reserve_ids(9).unwrap();
     }
-    let last = last.seq.min(state.last_seq);
-    let records = Log::now(dir, &engine.tree, &append.room)?.range(first.seq, last, state.last_seq)?;
-    Ok(records.iter().map(|record| record.id).collect())
 }

@@ -1,4 +1,5 @@
 //! What every engine must do. Each behaviour is one function over `dyn Store`, run for each engine.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
@@ -197,8 +198,8 @@ fn readers_see_only_dense_prefixes_that_grow(store: &dyn Store) {
             }
             rounds
         });
-        for seq in (1..=1_500).step_by(5) {
-            fill(store, "room", seq, seq + 4);
+        for seq in (1..=1_500).step_by(10) {
+            fill(store, "room", seq, seq + 9);
         }
         done.store(true, Ordering::Release);
         assert!(reader.join().unwrap() > 0);

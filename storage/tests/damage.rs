@@ -1,4 +1,5 @@
 //! Damage in a data directory: noticed before anything is served, refused with the right range, accepted on demand.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
@@ -12,8 +13,10 @@ use storage::{EmbeddedStore, Options, Store, StoreError};
 
 const KEPT: u64 = 1_000;
 const WRITTEN: u64 = 2_000;
+/// Messages per append.
+const STEP: usize = 20;
 
-/// A closed directory with 2,000 single appends to "room" after one to "before".
+/// A closed directory with 2,000 messages in "room", twenty an append, after some in "before".
 struct Fixture {
     dir: tempfile::TempDir,
     /// Where the journal's append of message 1,000 ends.
@@ -26,12 +29,12 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path()).unwrap();
         fill(&store, "before", 1, 5);
-        for seq in 1..=KEPT {
-            fill(&store, "room", seq, seq);
+        for seq in (1..=KEPT).step_by(STEP) {
+            fill(&store, "room", seq, seq + 19);
         }
         let kept_end = data_end(&journal(dir.path()));
-        for seq in KEPT + 1..=WRITTEN {
-            fill(&store, "room", seq, seq);
+        for seq in (KEPT + 1..=WRITTEN).step_by(STEP) {
+            fill(&store, "room", seq, seq + 19);
         }
         let epochs = ["before", "room"].map(|room| store.open_log(room).unwrap().epoch);
         Self { dir, kept_end, epochs }
@@ -142,21 +145,21 @@ fn a_truncated_journal_is_refused_with_the_missing_range() {
 }
 
 #[test]
-fn a_lost_journal_loses_everything_and_says_so() {
-    let fixture = Fixture::new();
-    std::fs::remove_file(journal(fixture.path())).unwrap();
-    let refused = open(fixture.path()).err().expect("opened in spite of damage");
-    assert!(!matches!(refused, StoreError::Locked { .. } | StoreError::Full { .. }), "{refused}");
-}
-
-#[test]
-fn a_lost_tree_is_refused_and_can_be_begun_anew() {
-    let fixture = Fixture::new();
-    std::fs::remove_dir_all(fixture.path().join("tree")).unwrap();
-    assert!(matches!(open(fixture.path()), Err(StoreError::Damaged { from: 1, rooms: 2, .. })));
-    let store = open_accepting(fixture.path());
-    let state = store.open_log("room").unwrap();
-    assert!(state.last_seq == 0 && state.last_id == id(WRITTEN) && !fixture.epochs.contains(&state.epoch), "{state:?}");
+fn a_lost_journal_or_tree_is_refused_and_can_be_begun_anew() {
+    for lost in ["tree", "tree/0.jnl"] {
+        let fixture = Fixture::new();
+        let path = fixture.path().join(lost);
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+        for _ in 0..2 {
+            assert!(matches!(open(fixture.path()), Err(StoreError::Damaged { from: 1, rooms: 2, .. })), "{lost}");
+        }
+        let state = open_accepting(fixture.path()).open_log("room").unwrap();
+        assert_eq!((state.last_seq, state.last_id), (0, id(WRITTEN)));
+        assert!(!fixture.epochs.contains(&state.epoch));
+        let store = open(fixture.path()).unwrap();
+        assert_eq!(store.open_log("room").unwrap(), state);
+        assert!(!fixture.epochs.contains(&store.open_log("never written").unwrap().epoch));
+    }
 }
 
 #[test]
@@ -173,15 +176,19 @@ fn a_torn_append_at_the_end_is_normal() {
     }
 }
 
+/// Removes the record `seq` of "room" behind the store's back.
+fn remove_row(fixture: &Fixture, seq: u64) {
+    let db = fjall::Database::builder(fixture.path().join("tree")).open().unwrap();
+    let rows = db.keyspace("rows", fjall::KeyspaceCreateOptions::default).unwrap();
+    let row = rows.prefix(b"r\x00\x04room").nth(usize::try_from(seq).unwrap() - 1).unwrap();
+    rows.remove(row.key().unwrap()).unwrap();
+}
+
 #[test]
 fn a_row_missing_in_the_middle_is_refused_and_never_read_over() {
     for missing in [WRITTEN - 5, KEPT + 500] {
         let fixture = Fixture::new();
-        let db = fjall::Database::builder(fixture.path().join("tree")).open().unwrap();
-        let rows = db.keyspace("rows", fjall::KeyspaceCreateOptions::default).unwrap();
-        let row = rows.prefix(b"r\x00\x04room").nth(usize::try_from(missing).unwrap() - 1).unwrap();
-        rows.remove(row.key().unwrap()).unwrap();
-        drop((rows, db));
+        remove_row(&fixture, missing);
         assert_refused(fixture.path(), "room", (missing, WRITTEN), 1);
         assert_goes_on(&fixture, missing - 1);
     }
@@ -190,11 +197,7 @@ fn a_row_missing_in_the_middle_is_refused_and_never_read_over() {
 #[test]
 fn a_hole_far_back_is_refused_by_every_read_that_meets_it() {
     let fixture = Fixture::new();
-    let db = fjall::Database::builder(fixture.path().join("tree")).open().unwrap();
-    let rows = db.keyspace("rows", fjall::KeyspaceCreateOptions::default).unwrap();
-    let row = rows.prefix(b"r\x00\x04room").nth(99).unwrap();
-    rows.remove(row.key().unwrap()).unwrap();
-    drop((rows, db));
+    remove_row(&fixture, 100);
     let store = open(fixture.path()).unwrap();
     for (first, last) in [(1, WRITTEN), (90, 110), (100, 100), (95, WRITTEN)] {
         assert!(
@@ -203,6 +206,20 @@ fn a_hole_far_back_is_refused_by_every_read_that_meets_it() {
         );
     }
     assert_eq!(store.read("room", 1_500, 1_500, 1).unwrap(), [record(1_500)]);
+}
+
+#[test]
+fn a_damaged_older_journal_makes_the_check_look_at_every_message() {
+    let fixture = Fixture::new();
+    remove_row(&fixture, 100);
+    let tree = fixture.path().join("tree");
+    std::fs::rename(tree.join("0.jnl"), tree.join("1.jnl")).unwrap();
+    std::fs::write(tree.join("0.jnl"), b"not a batch").unwrap();
+    assert_refused(fixture.path(), "room", (100, WRITTEN), 1);
+    assert_goes_on(&fixture, 99);
+    let lost = std::fs::read_dir(fixture.path()).unwrap().map(|entry| entry.unwrap().path());
+    let lost: Vec<_> = lost.filter(|path| path.to_string_lossy().contains("/lost-")).collect();
+    assert_eq!(std::fs::read(lost[0].join("0.jnl-from-0")).unwrap(), b"not a batch");
 }
 
 fn mark_files(dir: &Path) -> Vec<PathBuf> {

@@ -2,6 +2,7 @@
 //!
 //! Where mounting is permitted the disk is a small tmpfs in a mount namespace; everywhere a file size limit, which
 //! the store takes for the same thing.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
@@ -23,7 +24,7 @@ fn large(store: &dyn Store, seq: u64) -> Append {
 fn fill_up_and_go_on(dir: &Path, make_space: impl FnOnce()) {
     // Large enough that no table is written: the journal alone meets the limit.
     let options = Options { write_buffer_bytes: 1 << 30, ..Options::default() };
-    let store = EmbeddedStore::open(dir.join("data"), options.clone()).unwrap();
+    let store = EmbeddedStore::open(dir.join("data"), options).unwrap();
     common::fill(&store, "small", 1, 10);
     let mut acked = 0;
     let refused = loop {

@@ -1,4 +1,5 @@
 //! kill -9 in the middle of appends: whatever was acked is there afterwards.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What the embedded engine keeps when its directory is opened again, and when it refuses to open it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -18,6 +18,14 @@ pub struct Log<'a> {
     keys: Keys,
 }
 
+/// The readable part of a damaged log and the rest.
+pub struct BreakOff {
+    /// The last record before the first hole.
+    pub last: Option<Record>,
+    /// Key and seq of every record behind that hole.
+    pub behind: Vec<(Vec<u8>, u64)>,
+}
+
 impl<'a> Log<'a> {
     /// The log of `room` as it is now, in the data directory `dir`.
     pub fn now(dir: &'a Path, tree: &'a Tree, room: &'a str) -> Result<Self, StoreError> {
@@ -29,7 +37,7 @@ impl<'a> Log<'a> {
         let row = self.snapshot.get(&self.tree.rows, self.keys.facts()).map_err(|error| from_fjall(self.dir, error))?;
         let Some(row) = row else { return Ok(None) };
         let facts = Facts::decode(&row);
-        facts.map(Some).ok_or_else(|| self.damaged_row("the facts of the log".into()))
+        facts.map(Some).ok_or_else(|| self.damaged_row("the row of facts"))
     }
 
     /// Its state; an empty log has `store_epoch`.
@@ -104,21 +112,21 @@ impl<'a> Log<'a> {
         Ok((rows == seq - first + 1, rows))
     }
 
-    /// The seq of the last record before the first hole, and every row behind that, for removal.
-    pub fn behind_first_hole(&mut self) -> Result<(Option<Record>, Vec<(Vec<u8>, u64)>), StoreError> {
+    /// Where the log breaks off: at its first hole, or at its end.
+    pub fn break_off(&mut self) -> Result<BreakOff, StoreError> {
         let (start, end) = (self.keys.records_start(), self.keys.records_end());
-        let (mut last, mut behind) = (None::<Record>, Vec::new());
+        let mut found = BreakOff { last: None, behind: Vec::new() };
         for row in self.snapshot.range(&self.tree.rows, start..end) {
             let (key, value) = row.into_inner().map_err(|error| from_fjall(self.dir, error))?;
             let record = self.decode(&value)?;
-            let expected = last.as_ref().map_or(1, |last| last.seq + 1);
-            if behind.is_empty() && record.seq == expected {
-                last = Some(record);
+            let expected = found.last.as_ref().map_or(1, |last| last.seq + 1);
+            if found.behind.is_empty() && record.seq == expected {
+                found.last = Some(record);
             } else {
-                behind.push((key.to_vec(), record.seq));
+                found.behind.push((key.to_vec(), record.seq));
             }
         }
-        Ok((last, behind))
+        Ok(found)
     }
 
     fn check_dense(&self, records: &[Record], first: u64, last: u64) -> Result<(), StoreError> {
@@ -141,7 +149,7 @@ impl<'a> Log<'a> {
         let key = self.keys.sparse(block);
         let row = self.snapshot.get(&self.tree.rows, key).map_err(|error| from_fjall(self.dir, error))?;
         let id = row.and_then(|row| row.as_ref().try_into().ok()).map(u64::from_be_bytes);
-        let id = id.ok_or_else(|| self.damaged_row(format!("the index of message {}", layout::block_start(seq))))?;
+        let id = id.ok_or_else(|| self.damaged_row(&format!("the index of message {}", layout::block_start(seq))))?;
         Ok(self.keys.record(seq, id).to_vec())
     }
 
@@ -158,7 +166,7 @@ impl<'a> Log<'a> {
         StoreError::Damaged { path: self.dir.to_owned(), room: self.room.to_owned(), from, to, rooms: 1 }
     }
 
-    fn damaged_row(&self, what: String) -> StoreError {
+    fn damaged_row(&self, what: &str) -> StoreError {
         let message =
             format!("room {:?}: {what} is missing or damaged; restore the directory from a backup", self.room);
         unreadable(self.dir, message)

@@ -146,7 +146,7 @@ impl Shared {
 
     fn sync_loop(&self) {
         let mut active = self.lock();
-        while !active.closing {
+        loop {
             active = self
                 .changed
                 .wait_while(active, |active| !active.dirty && !active.closing)
@@ -159,7 +159,10 @@ impl Shared {
             if active.dirty && active.failed.is_none() {
                 active = self.sync(active);
             }
-            if active.len > MERGE_BYTES && !active.closing {
+            if active.closing && (!active.dirty || active.failed.is_some()) {
+                return;
+            }
+            if active.len > MERGE_BYTES {
                 active = self.merge(active);
             }
         }
@@ -261,4 +264,43 @@ fn merge_into(dir: &Path, number: u64, marks: &MarkMap) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(last_seq: u64) -> Mark {
+        Mark { epoch: 1, last_seq, last_id: last_seq }
+    }
+
+    #[test]
+    fn merging_keeps_the_latest_marks_and_leaves_two_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let marks = Marks::start(dir.path(), &MarkMap::from([("old".into(), mark(1)), ("a".into(), mark(1))])).unwrap();
+        for round in 2..5 {
+            marks.note([("a", mark(round)), ("b", mark(round * 10))].into_iter()).unwrap();
+            drop(marks.shared.merge(marks.shared.lock()));
+            assert_eq!(numbered(dir.path()).unwrap().len(), 2);
+        }
+        marks.note([("b", mark(41))].into_iter()).unwrap();
+        drop(marks);
+        let expected = MarkMap::from([("old".into(), mark(1)), ("a".into(), mark(4)), ("b".into(), mark(41))]);
+        assert_eq!(read_all(dir.path(), false).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn what_was_noted_is_readable_at_once_and_marked_as_synced_when_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read_all(dir.path(), false).unwrap(), None);
+        let marks = Marks::start(dir.path(), &MarkMap::new()).unwrap();
+        marks.note([("a", mark(5))].into_iter()).unwrap();
+        assert_eq!(read_all(dir.path(), false).unwrap().unwrap()["a"], mark(5));
+        drop(marks);
+        let (_, active) = numbered(dir.path()).unwrap().pop().unwrap();
+        let mut bytes = std::fs::read(&active).unwrap();
+        bytes[10] ^= 1;
+        std::fs::write(&active, bytes).unwrap();
+        assert!(matches!(read_all(dir.path(), false), Err(StoreError::Unreadable { .. })));
+    }
 }

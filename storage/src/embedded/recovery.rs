@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Options;
 use super::error::{from_fjall, from_io, unreadable};
 use super::journal;
 use super::layout::{self, Facts, Keys};
-use super::log::Log;
+use super::log::{BreakOff, Log};
 use super::mark::{Mark, MarkMap};
 use super::marks::{self, Marks};
 use super::tree::Tree;
@@ -22,7 +23,7 @@ pub struct Layout {
     pub dir: PathBuf,
     pub tree: PathBuf,
     pub marks: PathBuf,
-    /// Unreadable ends of journals, kept while a loss is not accepted and afterwards.
+    /// Unreadable ends of journals. Removed when no acked message was in them, `lost-…` when a loss was accepted.
     pub salvage: PathBuf,
 }
 
@@ -51,7 +52,9 @@ pub fn open(layout: &Layout, options: &Options) -> Result<Opened, StoreError> {
         None => MarkMap::new(),
     };
     if exists {
-        let thorough = journal::settle(&layout.tree, &layout.salvage).map_err(io)?;
+        let cut = journal::settle(&layout.tree, &layout.salvage).map_err(io)?;
+        // What an earlier start cut off makes this one as careful, until the outcome is settled.
+        let thorough = cut || layout.salvage.exists();
         return finish(layout, options, &mut marks, thorough);
     }
     if let (Some((room, mark)), false) = (marks.iter().next(), options.accept_loss) {
@@ -73,44 +76,43 @@ fn no_marks(layout: &Layout) -> StoreError {
 fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: bool) -> Result<Opened, StoreError> {
     let dir = &layout.dir;
     let tree = Tree::open(&layout.tree, options)?;
+    let store_epoch = read_settings(dir, &tree)?;
+    let losses = find_losses(dir, &tree, marks, thorough)?;
+    if let Some(first) = losses.first() {
+        if !options.accept_loss {
+            let (path, room) = (dir.clone(), first.room.to_string());
+            return Err(StoreError::Damaged { path, room, from: first.from, to: first.to, rooms: losses.len() });
+        }
+        accept(dir, &tree, marks, &losses)?;
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let lost = dir.join(format!("lost-{}", since_1970.as_millis()));
+        gone_is_fine(std::fs::rename(&layout.salvage, lost)).map_err(|error| from_io(dir, error))?;
+    } else {
+        // A torn end behind complete logs is what a crash leaves: an append that was never acked.
+        gone_is_fine(std::fs::remove_dir_all(&layout.salvage)).map_err(|error| from_io(dir, error))?;
+    }
+    let store_epoch = store_epoch.map_or_else(|| tree.write_settings(dir), Ok)?;
+    let marks = Marks::start(&layout.marks, marks).map_err(|error| from_io(dir, error))?;
+    Ok(Opened { tree, marks, store_epoch })
+}
+
+fn gone_is_fine(outcome: std::io::Result<()>) -> std::io::Result<()> {
+    outcome.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// The epoch of logs that were never written; None when the settings were lost, with every row after them.
+fn read_settings(dir: &Path, tree: &Tree) -> Result<Option<u64>, StoreError> {
     match tree.setting(dir, layout::FORMAT)? {
-        Some(layout::FORMAT_VERSION) => (),
-        found => {
-            let found = found.map_or("none".into(), |version| version.to_string());
+        None => Ok(None),
+        Some(layout::FORMAT_VERSION) => tree.setting(dir, layout::EPOCH),
+        Some(found) => {
             let message = format!(
                 "its layout version is {found}, this relay reads {}; use the relay that wrote it or a newer one",
                 layout::FORMAT_VERSION
             );
-            return Err(unreadable(dir, message));
+            Err(unreadable(dir, message))
         }
     }
-    let store_epoch = tree.setting(dir, layout::EPOCH)?;
-    let store_epoch =
-        store_epoch.ok_or_else(|| unreadable(dir, "its epoch is missing; restore it from a backup".into()))?;
-    let losses = find_losses(dir, &tree, marks, thorough)?;
-    if !losses.is_empty() {
-        if !options.accept_loss {
-            let first = &losses[0];
-            return Err(StoreError::Damaged {
-                path: dir.clone(),
-                room: first.room.to_string(),
-                from: first.from,
-                to: first.to,
-                rooms: losses.len(),
-            });
-        }
-        accept(dir, &tree, marks, &losses)?;
-    } else if !options.accept_loss {
-        // A torn end behind complete logs is what a crash leaves: an append that was never acked.
-        match std::fs::remove_dir_all(&layout.salvage) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(from_io(dir, error));
-            }
-            _ => (),
-        }
-    }
-    let marks = Marks::start(&layout.marks, marks).map_err(|error| from_io(dir, error))?;
-    Ok(Opened { tree, marks, store_epoch })
 }
 
 /// Acked messages of a room that are not there any more.
@@ -129,7 +131,7 @@ fn find_losses(dir: &Path, tree: &Tree, marks: &MarkMap, thorough: bool) -> Resu
     for (room, &mark) in rooms {
         let mut log = Log::now(dir, tree, room)?;
         if !is_whole(&mut log, mark, thorough, &mut rows_left)? {
-            let last = log.behind_first_hole()?.0.map_or(0, |last| last.seq);
+            let last = log.break_off()?.last.map_or(0, |last| last.seq);
             losses.push(Loss { room: room.clone(), from: last + 1, to: mark.last_seq.max(last + 1) });
         }
     }
@@ -162,7 +164,7 @@ fn accept(dir: &Path, tree: &Tree, marks: &mut MarkMap, losses: &[Loss]) -> Resu
         let (room, mark) = (&loss.room, marks[&loss.room]);
         let mut log = Log::now(dir, tree, room)?;
         let newest = log.last()?.map_or(0, |last| last.id);
-        let (last, behind) = log.behind_first_hole()?;
+        let BreakOff { last, behind } = log.break_off()?;
         let mut keys = Keys::of(room)?;
         for (key, seq) in behind {
             batch.remove(&tree.rows, key);

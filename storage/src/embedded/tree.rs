@@ -58,14 +58,21 @@ impl Tree {
             _ => (),
         }
         let tree = Self::open(&unfinished, options)?;
-        let mut batch = tree.batch(2);
-        batch.insert(&tree.rows, layout::FORMAT, layout::FORMAT_VERSION.to_be_bytes());
-        batch.insert(&tree.rows, layout::EPOCH, fastrand::u64(1..).to_be_bytes());
-        batch.commit().map_err(|error| from_fjall(dir, error))?;
+        tree.write_settings(dir)?;
         drop(tree);
         std::fs::rename(&unfinished, dir).map_err(io)?;
         let parent = dir.parent().unwrap_or(dir);
         std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)
+    }
+
+    /// Writes the settings of a new tree; the epoch for logs that were never written is returned.
+    pub fn write_settings(&self, dir: &Path) -> Result<u64, StoreError> {
+        let epoch = fastrand::u64(1..);
+        let mut batch = self.batch(2);
+        batch.insert(&self.rows, layout::FORMAT, layout::FORMAT_VERSION.to_be_bytes());
+        batch.insert(&self.rows, layout::EPOCH, epoch.to_be_bytes());
+        batch.commit().map_err(|error| from_fjall(dir, error))?;
+        Ok(epoch)
     }
 
     /// The number of a setting.

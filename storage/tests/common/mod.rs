@@ -21,7 +21,7 @@ pub fn sized(seq: u64, bytes: usize) -> Record {
         sender: format!("user{}", seq % 7).into(),
         content: Content::Text,
         body: (0..bytes).map(|at| (seq as usize * 31 + at * 7) as u8).collect(),
-        key: (seq % 2 == 0).then_some(u128::from(seq) << 64 | 5),
+        key: seq.is_multiple_of(2).then_some(u128::from(seq) << 64 | 5),
     }
 }
 
