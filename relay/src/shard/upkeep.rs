@@ -52,7 +52,7 @@ enum Due {
 
 impl Shard {
     pub(super) fn keep_up(&mut self) {
-        self.tempo.adapt(self.now.us, self.now.cpu_us);
+        self.tempo.adapt(self.now.us, self.now.cpu_us, self.stats.visits);
         if self.upkeep.stopping_us.is_some() {
             self.stop_on();
         }
@@ -109,7 +109,8 @@ impl Shard {
                 if blocked {
                     return Some(Due::Close(Close::SlowConsumer));
                 }
-                if silent >= ds(limits.idle_timeout_ms) {
+                // Only after an unanswered ping: when this process itself stood still, nobody had one to answer.
+                if silent >= ds(limits.idle_timeout_ms) && session.pinged_ds > session.heard_ds {
                     return Some(Due::Close(Close::Idle));
                 }
                 // The Centrifuge dialect's clients expect pings at their interval; others need them when silent.
