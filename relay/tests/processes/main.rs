@@ -1,0 +1,20 @@
+//! The relay as a process, over real sockets: what a simulation cannot see.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod admission;
+mod chat;
+mod client;
+mod crash;
+mod crowd;
+mod damage;
+mod durability;
+mod event;
+mod history;
+mod limits;
+mod pause;
+mod process;
+mod recovery;
+mod shutdown;
+mod slow;
+mod start;
+mod timeouts;

@@ -1,0 +1,36 @@
+//! Silent connections.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::thread;
+
+use protocol::Command;
+
+use crate::client::Client;
+use crate::event::Event;
+use crate::process::{DEADLINE, Relay};
+
+#[test]
+fn a_connection_that_does_not_shake_hands_is_ended() {
+    let relay = Relay::in_memory(&["--handshake-timeout-ms", "300"]);
+    let mut silent = TcpStream::connect(relay.address).unwrap();
+    silent.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(silent.read(&mut [0; 16]).unwrap(), 0);
+}
+
+#[test]
+fn a_client_that_answers_pings_stays_and_one_that_does_not_is_closed_as_idle() {
+    let relay = Relay::in_memory(&["--ping-interval-ms", "1000", "--idle-timeout-ms", "2000"]);
+    let mut quiet = Client::native(relay.address, "quiet");
+    let quiet = thread::spawn(move || {
+        for _ in 0..4 {
+            quiet.ping();
+        }
+        quiet.call(Command::Ping)
+    });
+    let mut mute = Client::native(relay.address, "mute");
+    mute.polite = false;
+    let rest = mute.rest();
+    assert!(matches!(rest[..], [Event::Closed { code: Some(4000), .. }]), "{rest:?}");
+    assert_eq!(quiet.join().unwrap(), Event::Pong);
+}
