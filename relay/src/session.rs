@@ -178,3 +178,14 @@ impl Sessions {
         self.rings.iter().flat_map(move |slots| slots.iter().skip(part).step_by(parts).flatten().map(|s| &**s))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_stays_small() {
+        assert!(size_of::<Session>() <= 208, "a session grew to {} bytes", size_of::<Session>());
+        assert!(size_of::<Membership>() <= 24);
+    }
+}

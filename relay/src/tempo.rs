@@ -8,8 +8,14 @@
 pub const PERIOD_US_MIN: u64 = 4_000;
 /// Longest period, microseconds.
 pub const PERIOD_US_MAX: u64 = 2_000_000;
-/// Visits per second that rooms may cost together and still be served at once: a tenth of a core at 4 µs a visit.
-pub const AT_ONCE_VISITS_PER_S: u64 = 25_000;
+/// Share of the core that the visits of rooms served at once may cost together, percent.
+const AT_ONCE_PERCENT: u64 = 10;
+/// What a visit is taken to cost before it was measured, nanoseconds, and the bounds of what a measurement may say.
+const VISIT_NS: u64 = 4_000;
+const VISIT_NS_MIN: u64 = 2_000;
+const VISIT_NS_MAX: u64 = 20_000;
+/// Fewer visits than this since the last look say nothing about their cost.
+const VISITS_MIN: u64 = 2_000;
 /// A room whose frames cost fewer visits per second than this on any core is cut without delay.
 pub const CUT_AT_ONCE_VISITS_PER_S: u64 = 1_000;
 /// A larger room is cut this often in a period.
@@ -18,8 +24,8 @@ pub const CUTS_PER_PERIOD: u64 = 8;
 pub const CHUNK_VISITS: usize = 128;
 
 /// Above this share of the core the period grows, below the other it shrinks, in percent.
-const BUSY_PERCENT: u64 = 30;
-const IDLE_PERCENT: u64 = 25;
+const BUSY_PERCENT: u64 = 34;
+const IDLE_PERCENT: u64 = 30;
 /// The period is looked at this often at most, microseconds.
 const ADAPT_US: u64 = 100_000;
 /// A sweep that is on time does not wake the core more often than this, microseconds.
@@ -33,6 +39,8 @@ pub struct Tempo {
     period_us: u64,
     adapted_us: u64,
     adapted_cpu_us: u64,
+    adapted_visits: u64,
+    visit_ns: u64,
     late: bool,
     sweep: Sweep,
 }
@@ -51,6 +59,8 @@ impl Tempo {
             period_us: PERIOD_US_MIN,
             adapted_us: 0,
             adapted_cpu_us: 0,
+            adapted_visits: 0,
+            visit_ns: VISIT_NS,
             late: false,
             sweep: Sweep::default(),
         }
@@ -116,13 +126,24 @@ impl Tempo {
         self.advance(self.sweep.total.saturating_sub(self.sweep.done), now_us);
     }
 
-    /// Adapts the period to how much CPU this core's thread has used (`cpu_us`, ever rising) and to lateness.
-    pub fn adapt(&mut self, now_us: u64, cpu_us: u64) {
+    /// Visits per second that rooms may cost together and still be served at once.
+    pub fn at_once_visits_per_s(&self) -> u64 {
+        1_000_000_000 * AT_ONCE_PERCENT / 100 / self.visit_ns
+    }
+
+    /// Adapts the period to how much CPU this core's thread has used and to lateness, and learns what a visit costs.
+    /// `cpu_us` and `visits` are totals that only rise.
+    pub fn adapt(&mut self, now_us: u64, cpu_us: u64, visits: u64) {
         let wall = now_us - self.adapted_us;
         if wall < ADAPT_US.max(self.period_us) {
             return;
         }
         let share = (cpu_us - self.adapted_cpu_us) * 100 / wall;
+        if visits - self.adapted_visits >= VISITS_MIN {
+            let cost = (cpu_us - self.adapted_cpu_us) * 1000 / (visits - self.adapted_visits);
+            self.visit_ns = (self.visit_ns * 3 + cost.clamp(VISIT_NS_MIN, VISIT_NS_MAX)) / 4;
+        }
+        self.adapted_visits = visits;
         if self.late || share > BUSY_PERCENT {
             let factor = (share * 100 / BUSY_PERCENT).clamp(110, 150);
             self.period_us = (self.period_us * factor / 100).min(PERIOD_US_MAX);
@@ -140,13 +161,13 @@ impl Default for Tempo {
 }
 
 /// Which of `costs` (visits per second, by index) are served in sweeps: the dearest ones, so that the rest together
-/// stays under [`AT_ONCE_VISITS_PER_S`].
-pub fn paced(mut costs: Vec<(u64, u32)>) -> impl Iterator<Item = u32> {
+/// stays within `at_once`.
+pub fn paced(mut costs: Vec<(u64, u32)>, at_once: u64) -> impl Iterator<Item = u32> {
     costs.sort_unstable();
     let mut sum = 0;
     costs.into_iter().filter_map(move |(cost, index)| {
         sum += cost;
-        (sum > AT_ONCE_VISITS_PER_S).then_some(index)
+        (sum > at_once).then_some(index)
     })
 }
 
@@ -179,12 +200,12 @@ mod tests {
             for _ in 0..times {
                 now += 3_000_000;
                 cpu += 3_000_000 * percent / 100;
-                tempo.adapt(now, cpu);
+                tempo.adapt(now, cpu, 0);
             }
         };
         run(&mut tempo, 90, 40);
         assert_eq!(tempo.period_us(), PERIOD_US_MAX);
-        run(&mut tempo, 27, 40);
+        run(&mut tempo, (BUSY_PERCENT + IDLE_PERCENT) / 2, 40);
         assert_eq!(tempo.period_us(), PERIOD_US_MAX);
         run(&mut tempo, 5, 100);
         assert_eq!(tempo.period_us(), PERIOD_US_MIN);
@@ -194,8 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn dear_visits_leave_fewer_rooms_to_be_served_at_once() {
+        let mut tempo = Tempo::new();
+        assert_eq!(tempo.at_once_visits_per_s(), 25_000);
+        for n in 1..50 {
+            tempo.adapt(n * 3_000_000, n * 1_000_000, n * 100_000);
+        }
+        assert!((9_900..=10_200).contains(&tempo.at_once_visits_per_s()), "{}", tempo.at_once_visits_per_s());
+    }
+
+    #[test]
     fn the_cheapest_rooms_go_out_at_once() {
         let costs = vec![(30_000, 0), (10, 1), (20_000, 2), (4_000, 3), (2_000, 4)];
-        assert_eq!(paced(costs).collect::<Vec<_>>(), [2, 0]);
+        assert_eq!(paced(costs, 25_000).collect::<Vec<_>>(), [2, 0]);
     }
 }

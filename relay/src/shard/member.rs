@@ -31,6 +31,8 @@ impl Shard {
             return Err((ErrorCode::Already, "already a member of this room", 0));
         }
         self.feed(feed).joining += 1;
+        // Most connections are in one room: no room for four.
+        session.rooms.reserve_exact(1);
         session.rooms.push(Membership { feed, at: u32::MAX, cursor: Cursor { position: 0, seq: 0 } });
         Ok(())
     }
@@ -100,6 +102,7 @@ impl Shard {
             feed.reset(head);
         }
         let open = self.sessions.take(waiter.session).map(|mut session| {
+            self.close_swamped(&mut session);
             let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
             let member = match (session.speaks, joining) {
                 (Speaks::Dialect(dialect), Some(n)) => Some((dialect, n)),
@@ -175,6 +178,7 @@ impl Shard {
             return;
         }
         let Some(mut session) = self.sessions.take(waiter.session) else { return };
+        self.close_swamped(&mut session);
         if let (Phase::Open, Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
             dialect.encode(waiter.tag, event, &mut session.replies);
             self.mark(&mut session);
@@ -411,7 +415,7 @@ impl Shard {
             }
         }
         let all: Vec<u32> = costs.iter().map(|&(_, index)| index).collect();
-        let paced: foldhash::HashSet<u32> = tempo::paced(costs).collect();
+        let paced: foldhash::HashSet<u32> = tempo::paced(costs, self.tempo.at_once_visits_per_s()).collect();
         quiet.into_iter().for_each(|index| self.set_paced(index, false));
         all.into_iter().for_each(|index| self.set_paced(index, paced.contains(&index)));
     }
