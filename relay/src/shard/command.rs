@@ -12,7 +12,7 @@ use crate::dedupe::key_hash;
 use crate::ids::{Principal, Rights, SessionId, owner_of};
 use crate::mesh::Mesh;
 use crate::room::{Bucket, Rate, Waiter};
-use crate::session::{Phase, Session, Speaks};
+use crate::session::{Phase, Sending, Session, Speaks};
 
 /// Where conformance suites find the echo.
 const ECHO_PATH: &str = "/echo";
@@ -27,6 +27,7 @@ impl Shard {
     pub fn on_bytes(&mut self, id: SessionId, bytes: &mut [u8]) {
         let Some(mut session) = self.sessions.take(id) else { return };
         session.heard_ds = self.now.ds();
+        self.close_swamped(&mut session);
         if let Phase::Handshake(head) = &mut session.phase {
             let mut head = mem::take(head);
             head.extend_from_slice(bytes);
@@ -38,14 +39,20 @@ impl Shard {
         self.sessions.put(session);
     }
 
-    /// The session has something to send: it is looked at before the turn ends. One that lets too much pile up is
-    /// closed; what waits is dropped, since it does not take it.
-    pub(super) fn mark(&mut self, session: &mut Session) {
+    /// Closes a session that lets too much pile up: asked before a reply is added, so that a single one may be large.
+    pub(super) fn close_swamped(&mut self, session: &mut Session) {
         if session.is_open() && session.replies.len() > self.setup.limits.replies_bytes_max {
             self.stats.slow_closed += 1;
-            session.replies.clear();
+            // What it does not take is dropped. Before its first send, the handshake's response is among the replies.
+            if session.sending != Sending::Nothing {
+                session.replies.clear();
+            }
             self.close(session, Close::SlowConsumer);
         }
+    }
+
+    /// The session has something to send: it is looked at before the turn ends.
+    pub(super) fn mark(&mut self, session: &mut Session) {
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(session.id);
