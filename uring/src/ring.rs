@@ -169,13 +169,10 @@ impl Ring {
             for completion in completions {
                 events += usize::from(self.complete(completion, &mut each));
             }
-            left = left.saturating_sub(completions.len().max(1));
             if completions.is_empty() {
-                if !self.queue.kernel_holds_completions() {
-                    break;
-                }
-                self.queue.submit();
+                break;
             }
+            left = left.saturating_sub(completions.len());
         }
         self.feed_starved();
         self.finish_turn();
@@ -188,25 +185,28 @@ impl Ring {
         if self.queue.has_unsubmitted() {
             self.queue.submit();
         }
-        if !told || !self.starved.is_empty() || self.queue.has_unsubmitted() {
+        if !told || self.queue.has_unsubmitted() {
             self.wake.wake();
         }
     }
 
-    /// Receives again on sockets that found no buffer, as many as there are buffers: each has bytes waiting.
+    /// Receives again on sockets that found no buffer, as many as there are buffers. Each has bytes waiting, so that
+    /// its completion brings the next turn.
     fn feed_starved(&mut self) {
-        for _ in 0..self.starved.len().min(self.buffers.count()) {
-            if let Some(socket) = self.starved.pop_front() {
-                self.receive_if_wanted(socket);
-            }
+        let mut left = self.buffers.count();
+        while left > 0
+            && let Some(socket) = self.starved.pop_front()
+        {
+            left -= usize::from(self.receive_if_wanted(socket));
         }
     }
 
-    fn receive_if_wanted(&mut self, socket: Socket) {
-        if let Some(slot) = self.slots.get(socket).filter(|slot| slot.wants_receive()) {
-            slot.start(Op::Receive);
-            self.queue.receive(socket);
-        }
+    /// Returns whether a receive was armed now.
+    fn receive_if_wanted(&mut self, socket: Socket) -> bool {
+        let Some(slot) = self.slots.get(socket).filter(|slot| slot.wants_receive()) else { return false };
+        slot.start(Op::Receive);
+        self.queue.receive(socket);
+        true
     }
 
     fn arm_accept(&mut self, index: usize) {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,13 +41,18 @@ impl Wake {
     /// Blocks the thread until woken or until the time is over (loadgen and tests; the relay waits inside glommio on
     /// [`Wake::fd`], which is readable when woken).
     pub fn wait(&self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
+        // None is later than the clock can say: for ever.
+        let deadline = Instant::now().checked_add(timeout);
         let mut poll = libc::pollfd { fd: self.eventfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
-            // SAFETY: both pointers are to live local values, the count is 1, and a null mask leaves signals alone.
-            let ready = unsafe { libc::ppoll(&raw mut poll, 1, &raw const left, std::ptr::null()) };
+            let left = deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() }
+            });
+            let timeout = left.as_ref().map_or(ptr::null(), ptr::from_ref);
+            // SAFETY: the pointers are to live local values (or null: no timeout), the count is 1, and a null mask
+            // leaves signals alone.
+            let ready = unsafe { libc::ppoll(&raw mut poll, 1, timeout, ptr::null()) };
             // A ring's work runs in this thread and interrupts the call: it goes on for the time that is left.
             if ready >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
                 return;

@@ -1,6 +1,6 @@
 //! Ends: of sockets with operations in flight, and of whole rings.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,21 @@ fn closing_while_a_send_is_queued_sends_it_first() {
     let mut read = String::new();
     client.read_to_string(&mut read).unwrap();
     assert_eq!(read, "goodbye");
+}
+
+#[test]
+fn closing_while_bytes_come_in_brings_none_of_them() {
+    let mut rig = Rig::new(&[CONFIG]);
+    for round in 0..100 {
+        let (mut client, socket) = rig.client(0);
+        if round % 2 == 0 {
+            rig.turn();
+        }
+        client.write_all(b"too late").unwrap();
+        rig.close(0, socket);
+        // Unread bytes make it a reset.
+        assert!(matches!(client.read(&mut [0; 1]), Ok(0) | Err(_)));
+    }
 }
 
 #[test]

@@ -24,17 +24,42 @@ fn few_buffers_and_many_senders_lose_nothing() {
         received.insert(socket, (seed, Vec::new()));
     }
     let mut ended = 0;
+    let mut happened = rig.turn();
     while ended < SENDERS {
-        for (_, happening) in rig.next("the senders") {
+        for (_, happening) in happened {
             match happening {
                 Happening::Received(socket, bytes) => received.get_mut(&socket).unwrap().1.extend(bytes),
                 Happening::Ended(_, None) => ended += 1,
                 other => panic!("{other:?}"),
             }
         }
+        happened = if ended < SENDERS { rig.woken("the senders") } else { Vec::new() };
     }
     for (seed, bytes) in received.values() {
         assert!(*bytes == pattern(*seed, BYTES), "sender {seed}");
+    }
+}
+
+/// 64 completion entries for 500 sockets that all have bytes: receives end because the queue is full, and go on.
+#[test]
+fn receiving_goes_on_after_the_completion_queue_was_full() {
+    const SOCKETS: usize = 500;
+    let config = Config { sockets: SOCKETS as u16, recv_buffers: 1024, queue_entries: 8, ..CONFIG };
+    let mut rig = Rig::new(&[config]);
+    let mut clients: Vec<_> = (0..SOCKETS).map(|_| rig.client(0)).collect();
+    rig.turn();
+    for round in 0..3 {
+        for (client, _) in &mut clients {
+            client.write_all(&[round; 10]).unwrap();
+        }
+        let mut received = 0;
+        while received < SOCKETS * 10 {
+            for (_, happening) in rig.woken("all the bytes") {
+                let Happening::Received(_, bytes) = happening else { panic!("{happening:?}") };
+                assert!(bytes.iter().all(|byte| *byte == round));
+                received += bytes.len();
+            }
+        }
     }
 }
 
@@ -64,11 +89,14 @@ fn pausing_and_resuming_at_once_keeps_receiving() {
         rig.rings[0].pause(socket);
         rig.rings[0].resume(socket);
         if round % 2 == 0 {
-            rig.turn();
+            assert!(rig.turn().is_empty());
         }
         rig.rings[0].pause(socket);
         rig.rings[0].pause(socket);
         rig.rings[0].resume(socket);
+        if round % 3 == 0 {
+            assert!(rig.turn().is_empty());
+        }
         client.write_all(&pattern(round, 100)).unwrap();
         assert_eq!(receive(&mut rig, socket, 100), pattern(round, 100));
     }

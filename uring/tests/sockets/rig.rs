@@ -96,10 +96,20 @@ impl Rig {
             if !happened.is_empty() {
                 return happened;
             }
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited too long for {what}");
-            self.wake.wait(left);
+            self.wait(what);
         }
+    }
+
+    /// Waits until woken, then turns: for what must happen without another call.
+    pub fn woken(&mut self, what: &str) -> Vec<(usize, Happening)> {
+        self.wait(what);
+        self.turn()
+    }
+
+    fn wait(&mut self, what: &str) {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        self.wake.wait(left);
+        assert!(Instant::now() < self.deadline, "waited too long for {what}");
     }
 
     /// A std client of the ring, and its socket there.
@@ -111,11 +121,14 @@ impl Rig {
         (client, socket)
     }
 
-    /// Closes the socket and waits for the event.
+    /// Closes the socket and waits for the event, the only one that may come now.
     pub fn close(&mut self, ring: usize, socket: Socket) {
         self.rings[ring].close(socket);
         while !self.closed.contains(&(ring, socket)) {
-            self.next("Closed");
+            for (index, happening) in self.next("Closed") {
+                let other = happening.socket() != Some(socket) || index != ring;
+                assert!(other || matches!(happening, Happening::Closed(_)), "{happening:?} after close");
+            }
         }
     }
 }
