@@ -190,10 +190,11 @@ impl Shard {
     pub(super) fn visit_fresh(&mut self) {
         for index in mem::take(&mut self.fresh) {
             let members = self.feeds[index as usize].as_ref().map_or(0, |feed| feed.members.len());
-            for n in 0..members {
-                // A visit can end a membership (a gap in some dialects), which moves another member here.
+            // From the last to the first: a visit can end a membership (a gap in some dialects), whose place the last
+            // member takes, and that one was visited already.
+            for n in (0..members).rev() {
                 let Some(feed) = &self.feeds[index as usize] else { break };
-                let Some(&id) = feed.members.get(n) else { break };
+                let Some(&id) = feed.members.get(n) else { continue };
                 self.visit(id);
             }
         }
@@ -221,15 +222,16 @@ impl Shard {
         let due = self.tempo.due(self.now.us);
         let mut looked_at = 0;
         while looked_at < due {
-            let (place, n) = self.sweep_at;
+            let (place, left) = self.sweep_at;
             let Some(&index) = self.sweep.get(place) else { break };
-            let feed = self.feeds[index as usize].as_ref();
-            let Some(&id) = feed.and_then(|feed| feed.members.get(n)) else {
-                self.sweep_at = (place + 1, 0);
+            let members = self.feeds[index as usize].as_ref().map_or(&[][..], |feed| &feed.members);
+            // From the last to the first, as above: whoever leaves meanwhile makes nobody else be missed.
+            let Some((&id, before)) = members[..left.min(members.len())].split_last() else {
+                self.sweep_at = (place + 1, usize::MAX);
                 continue;
             };
+            self.sweep_at = (place, before.len());
             self.visit(id);
-            self.sweep_at = (place, n + 1);
             looked_at += 1;
         }
         if looked_at < due {
@@ -243,7 +245,7 @@ impl Shard {
     fn begin_sweep(&mut self) {
         self.sweep_wanted = false;
         self.sweep.clear();
-        self.sweep_at = (0, 0);
+        self.sweep_at = (0, usize::MAX);
         let mut total = 0;
         for (index, feed) in self.feeds.iter_mut().enumerate() {
             if let Some(feed) = feed

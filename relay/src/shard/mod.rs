@@ -93,7 +93,7 @@ pub struct Shard {
     behind: Vec<u32>,
     ids: Snowflake,
     tempo: Tempo,
-    /// Feeds of the sweep under way, and its place in them.
+    /// Feeds of the sweep under way, and its place in them: which feed, how many of its members are left.
     sweep: Vec<u32>,
     sweep_at: (usize, usize),
     /// A paced feed got frames that no sweep has begun to serve.
@@ -216,6 +216,21 @@ impl Shard {
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Rooms in memory that this shard owns.
+    pub fn rooms(&self) -> usize {
+        self.room_of.len()
+    }
+
+    /// Rooms with members connected here, or about to be.
+    pub fn feeds(&self) -> usize {
+        self.feed_of.len()
+    }
+
+    /// Most bytes of replies that wait for one connection.
+    pub fn replies_bytes(&self) -> usize {
+        self.sessions.slice(0, 1).map(|session| session.replies.len()).max().unwrap_or(0)
     }
 
     /// The sweep period in force, microseconds.
