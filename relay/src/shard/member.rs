@@ -65,6 +65,10 @@ impl Shard {
         let Some(&feed) = self.feed_of.get(room) else { return false };
         let Some(n) = session.rooms.iter().position(|m| m.feed == feed && m.is_joined()) else { return false };
         let membership = session.rooms.swap_remove(n);
+        if matches!(session.sending, Sending::Feed { feed: of, .. } if of == feed) {
+            // Its cursor is of this membership: bytes that are not taken may not move that of a later one.
+            session.sending = Sending::Private;
+        }
         self.forget(session.speaks, membership);
         true
     }
