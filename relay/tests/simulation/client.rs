@@ -1,0 +1,361 @@
+//! A simulated client: what it does, and that what it hears keeps every promise.
+
+mod acts;
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use protocol::frame::{self, Decoder, Incoming, Opcode, Role};
+use protocol::handshake::{self, Response};
+use protocol::{Command, Dialect, ErrorCode, Page, Request, Start};
+use relay::ids::SessionId;
+
+use crate::env::Env;
+use crate::speech::{self, Heard, Line};
+
+/// A request that waits for its reply.
+#[derive(Debug)]
+enum Asked {
+    Connect,
+    /// `real`: the seq it names was durable when it was sent.
+    Join { room: Arc<str>, start: Start, real: bool },
+    Leave { room: Arc<str> },
+    Publish { body: Vec<u8> },
+    History { room: Arc<str>, page: Page, limit: u32 },
+    Ping,
+}
+
+/// One connection, from the client's side.
+pub struct Conn {
+    pub id: SessionId,
+    key: [u8; 16],
+    /// The response head so far; None once it was read.
+    head: Option<Vec<u8>>,
+    decoder: Decoder,
+    asked_connect: bool,
+    tag: u32,
+    waiting: BTreeMap<u32, Asked>,
+    /// Rooms it is a member of, and the last seq it has of each.
+    joined: BTreeMap<Arc<str>, u64>,
+    /// It sent something that no dialect can read, or too much.
+    misbehaved: bool,
+    /// It sent its close frame.
+    said_close: bool,
+    /// The relay sent its close frame: nothing may follow.
+    heard_close: bool,
+}
+
+/// A device that chats.
+pub struct Client {
+    pub index: usize,
+    user: String,
+    pub dialect: Dialect,
+    pub conn: Option<Conn>,
+    /// The last seq it has of each room, over all connections, with the epoch.
+    places: BTreeMap<Arc<str>, (u64, u64)>,
+    /// Bodies of messages with a key, to be repeated.
+    repeatable: Vec<Vec<u8>>,
+    published: u32,
+    stalled: bool,
+    /// The last page of history that it asked for: its head and last seq.
+    pub page: Option<(u64, u64)>,
+}
+
+impl Client {
+    pub fn new(index: usize, users: usize, dialect: Dialect) -> Self {
+        Self {
+            index,
+            user: format!("user-{}", index % users),
+            dialect,
+            conn: None,
+            places: BTreeMap::new(),
+            repeatable: Vec::new(),
+            published: 0,
+            stalled: false,
+            page: None,
+        }
+    }
+
+    /// Reads some of what has arrived (all of it when calm) and answers what needs an answer.
+    pub fn read(&mut self, env: &mut Env) {
+        let Some(mut conn) = self.conn.take() else { return };
+        let socket = env.sockets.get_mut(&conn.id).expect("the client keeps its socket");
+        let count = if env.calm { socket.down.len() } else { env.rng.usize(..=socket.down.len()) };
+        let mut bytes: Vec<u8> = socket.down.drain(..count).collect();
+        let over = socket.server_closed && socket.down.is_empty();
+        if let Some(mut head) = conn.head.take() {
+            head.append(&mut bytes);
+            match handshake::read_response(&head, conn.key) {
+                Response::Accepted { used } => bytes = head.split_off(used),
+                Response::Partial => conn.head = Some(head),
+                Response::Refused(why) => {
+                    assert!(conn.misbehaved, "the handshake was refused: {why}");
+                    conn.head = Some(head);
+                }
+            }
+        }
+        if conn.head.is_none() {
+            self.decode(&mut conn, &mut bytes, env);
+        }
+        if over {
+            env.trace.add(|| format!("client {} lost {:?}", self.index, conn.id));
+            env.sockets.remove(&conn.id);
+        } else {
+            self.conn = Some(conn);
+        }
+    }
+
+    fn decode(&mut self, conn: &mut Conn, bytes: &mut [u8], env: &mut Env) {
+        let mut decoder = mem::replace(&mut conn.decoder, Decoder::new(Role::Client, 0));
+        let mut at = 0;
+        loop {
+            let (used, incoming) = match decoder.next(&mut bytes[at..]) {
+                Ok(next) => next,
+                Err(error) => panic!("invariant 6, streams stay whole: client {} got {error}", self.index),
+            };
+            at += used;
+            let Some(incoming) = incoming else { break };
+            assert!(!conn.heard_close, "invariant 6: {incoming:?} follows a close frame");
+            self.take(conn, &incoming, env);
+        }
+        conn.decoder = decoder;
+    }
+
+    fn take(&mut self, conn: &mut Conn, incoming: &Incoming<'_>, env: &mut Env) {
+        match incoming {
+            Incoming::Ping(payload) => {
+                if !conn.said_close {
+                    conn.frame(Opcode::Pong, payload, env);
+                }
+            }
+            Incoming::Pong(_) => panic!("invariant 8: a pong without a ping"),
+            Incoming::Close { code, reason } => {
+                env.trace.add(|| format!("client {} hears close {code:?} {reason}", self.index));
+                self.heard_close(conn, code.unwrap_or(1005), env);
+            }
+            message => {
+                let dialect = self.dialect;
+                speech::hear(dialect, message, |tag, heard| self.hear(conn, tag, heard, env));
+            }
+        }
+    }
+
+    fn heard_close(&mut self, conn: &mut Conn, code: u16, env: &mut Env) {
+        let is_known = match code {
+            1000 => conn.said_close,
+            1001 => true,
+            4000 | 3012 => {
+                env.meet("closed as idle");
+                true
+            }
+            4001 | 3008 => {
+                env.meet("closed as a slow consumer");
+                true
+            }
+            1002 | 1007 | 1009 | 3501 | 4002 => conn.misbehaved,
+            _ => false,
+        };
+        assert!(is_known, "client {} was closed with {code} and did nothing wrong", self.index);
+        conn.heard_close = true;
+        conn.waiting.clear();
+        conn.joined.clear();
+        if !conn.said_close {
+            conn.said_close = true;
+            conn.frame(Opcode::Close, &code.to_be_bytes(), env);
+        }
+    }
+
+    fn hear(&mut self, conn: &mut Conn, tag: u32, heard: Heard<'_>, env: &mut Env) {
+        env.trace.add(|| format!("client {} hears {tag} {}", self.index, brief(&heard)));
+        match heard {
+            Heard::Batch { room, lines } => return self.batch(conn, &room, &lines, env),
+            Heard::Gap { room, from, to } => return self.gap(conn, room, from, to, env),
+            Heard::Unsubscribed { room, code } => {
+                assert!(code == 2500, "unsubscribed with {code}");
+                let was = conn.joined.remove(&*room);
+                assert!(was.is_some(), "invariant 5: unsubscribed from {room}, which it is not in");
+                return env.meet("a gap that ends a membership");
+            }
+            Heard::Ping => return conn.request(self.dialect, 0, Command::Pong, env),
+            Heard::GoingAway => return env.meet("going away"),
+            Heard::Refused { code } if tag == 0 => {
+                assert!(code == ErrorCode::BadRequest && conn.misbehaved, "refused without a request: {code:?}");
+                return;
+            }
+            _ => {}
+        }
+        let Some(asked) = conn.waiting.remove(&tag) else {
+            panic!("invariant 8, one reply for a request: client {} hears {tag} {heard:?}", self.index)
+        };
+        match (asked, heard) {
+            (asked, Heard::Refused { code }) => self.refused(conn, asked, code, env),
+            (Asked::Connect, Heard::Connected { user }) => assert!(user == self.user, "taken for {user}"),
+            (Asked::Join { room, start, real }, Heard::Joined { room: named, epoch, from, head, recovering, recovered }) => {
+                assert!(named.is_none_or(|named| named == &*room), "joined {named:?} instead of {room}");
+                assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
+                assert!(recovering == matches!(start, Start::Since { .. }), "recovering is {recovering} for {start:?}");
+                check_start(start, real, (from, head, recovered), &room, env);
+                self.places.insert(room.clone(), (epoch, from));
+                assert!(conn.joined.insert(room.clone(), from).is_none(), "joined {room} twice");
+            }
+            (Asked::Leave { room }, Heard::Left) => {
+                assert!(conn.joined.remove(&room).is_some(), "left {room} without being in it");
+            }
+            (Asked::Publish { body }, Heard::Acked { seq, id }) => env.oracle.acked(&body, seq, id),
+            (Asked::History { room, page, limit }, Heard::History { epoch, head, lines }) => {
+                assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
+                let limit = u64::from(limit.min(env.plan.limits.history_messages_max));
+                env.oracle.check_page(&room, page, (limit, env.plan.limits.history_bytes_max), head, &lines);
+                self.page = Some((head, lines.last().map_or(head, |line| line.seq)));
+            }
+            (Asked::Ping, Heard::Pong) => {}
+            (asked, heard) => panic!("invariant 8: {asked:?} is answered by {heard:?}"),
+        }
+    }
+
+    fn batch(&mut self, conn: &mut Conn, room: &str, lines: &[Line<'_>], env: &mut Env) {
+        assert!(!lines.is_empty(), "a batch of nothing");
+        for line in lines {
+            let Some(last) = conn.joined.get_mut(room) else {
+                panic!("invariant 5: client {} hears {line:?} of {room}, which it is not in", self.index)
+            };
+            let next = *last + 1;
+            assert!(
+                line.seq == next,
+                "invariant 5, no silent gap: client {} waits for {next} of {room} and hears {}",
+                self.index,
+                line.seq
+            );
+            *last = line.seq;
+            env.oracle.delivered(room, line);
+            self.places.insert(room.into(), (env.oracle.epoch, line.seq));
+        }
+        *env.met.entry("a delivery").or_default() += lines.len() as u64;
+    }
+
+    fn gap(&mut self, conn: &mut Conn, room: &str, from: u64, to: u64, env: &mut Env) {
+        env.meet("a gap");
+        let durable = env.oracle.head(room);
+        let Some(last) = conn.joined.get_mut(room) else { panic!("invariant 5: a gap of {room}, which it is not in") };
+        let is_exact = from == *last + 1 && to >= from && to <= durable;
+        assert!(is_exact, "invariant 5: a gap {from}..={to} of {room} after {last}, {durable} being durable");
+        *last = to;
+        self.places.insert(room.into(), (env.oracle.epoch, to));
+    }
+
+    fn refused(&mut self, conn: &mut Conn, asked: Asked, code: ErrorCode, env: &mut Env) {
+        use ErrorCode as E;
+        let overloaded = matches!(code, E::Busy | E::Unavailable) || (self.dialect != Dialect::Native && code == E::Unknown);
+        let limits = &env.plan.limits;
+        let is_known = match &asked {
+            Asked::Publish { body } => match code {
+                E::RateLimited => true,
+                E::TooLarge => body.len() > limits.body_bytes_max,
+                E::Unknown => true,
+                _ => overloaded,
+            },
+            Asked::Join { room, .. } => match code {
+                E::Already => conn.joined.contains_key(room) || conn.is_joining(room),
+                E::TooManyRooms | E::TooLarge => {
+                    conn.joined.len() + conn.waiting.len() + 1 >= limits.rooms_per_session_max
+                }
+                _ => overloaded,
+            },
+            Asked::Leave { room } => code == E::NotJoined && !conn.joined.contains_key(room),
+            Asked::History { .. } => overloaded,
+            Asked::Connect | Asked::Ping => false,
+        };
+        assert!(is_known, "client {}: {asked:?} was refused with {code:?}", self.index);
+        env.meet(match code {
+            E::Busy => "busy",
+            E::RateLimited => "rate limited",
+            E::Unknown => "outcome unknown",
+            E::Unavailable => "storage unavailable",
+            E::TooLarge => "too large",
+            E::TooManyRooms => "too many rooms",
+            _ => "another refusal",
+        });
+        if let Asked::Publish { body } = asked
+            && code != E::Unknown
+        {
+            env.oracle.refused(&body);
+        }
+    }
+
+    /// Invariants 7 and 8, when everything has arrived that will.
+    pub fn check_calm(&self, env: &mut Env) {
+        let Some(conn) = &self.conn else { return };
+        assert!(conn.waiting.is_empty() || conn.said_close, "invariant 8: client {} still waits for {:?}", self.index, conn.waiting);
+        for (room, last) in &conn.joined {
+            let head = env.oracle.head(room);
+            assert!(*last == head, "invariant 7: client {} is at {last} of {room}, which ends at {head}", self.index);
+        }
+    }
+}
+
+/// What a join reply may say to what was asked.
+fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room: &str, env: &mut Env) {
+    let (from, head, recovered) = joined;
+    let durable = env.oracle.head(room);
+    let limits = env.plan.limits.clone();
+    let bytes_max = limits.replies_bytes_max / 2;
+    assert!(from <= durable && head.is_none_or(|head| head <= durable), "invariant 2: {room} is joined past its end");
+    match start {
+        Start::Recent(n) => {
+            let n = u64::from(n.min(limits.history_messages_max));
+            let Some(head) = head else { return assert!(!recovered, "{room}: {start:?} recovered") };
+            let asked = head.saturating_sub(n);
+            let is_short = from > asked && env.oracle.bodies_bytes(room, from, head) > bytes_max;
+            assert!(!recovered && (from == asked || is_short), "{room}: {start:?} from {from} to {head}");
+        }
+        Start::Since { seq, epoch } => {
+            let known = epoch.is_none_or(|epoch| epoch == env.oracle.epoch);
+            if recovered {
+                assert!(known && from == seq, "{room}: recovered from {from}, asked {start:?}");
+                env.meet("a recovery");
+            } else {
+                assert!(head.is_none_or(|head| head == from), "{room}: not recovered, from {from} to {head:?}");
+                let too_far = from.saturating_sub(seq) > limits.recovery_messages_max;
+                let too_much = real && env.oracle.bodies_bytes(room, seq + 1, from) > bytes_max;
+                assert!(!known || !real || too_far || too_much, "{room}: {start:?} was not recovered at {from}");
+                env.meet("a recovery that was refused");
+            }
+        }
+    }
+}
+
+impl Conn {
+    fn is_joining(&self, room: &str) -> bool {
+        self.waiting.values().any(|asked| matches!(asked, Asked::Join { room: other, .. } if **other == *room))
+    }
+
+    fn push(&self, bytes: &[u8], env: &mut Env) {
+        let socket = env.sockets.get_mut(&self.id).expect("the client keeps its socket");
+        if !socket.server_closed {
+            socket.up.extend(bytes);
+        }
+    }
+
+    fn frame(&self, opcode: Opcode, payload: &[u8], env: &mut Env) {
+        let mut bytes = Vec::new();
+        let mask = env.rng.u32(..).to_ne_bytes();
+        frame::write_masked(opcode, payload, mask, &mut bytes);
+        self.push(&bytes, env);
+    }
+
+    fn request(&self, dialect: Dialect, tag: u32, command: Command<'_>, env: &mut Env) {
+        let mut bytes = Vec::new();
+        let mask = env.rng.u32(..).to_ne_bytes();
+        speech::say(dialect, &Request { tag, command }, mask, &mut bytes);
+        self.push(&bytes, env);
+    }
+}
+
+fn brief(heard: &Heard<'_>) -> String {
+    match heard {
+        Heard::Batch { room, lines } => format!("batch {room} {}..={}", lines[0].seq, lines[lines.len() - 1].seq),
+        Heard::History { head, lines, .. } => format!("history of {} up to {head}", lines.len()),
+        other => format!("{other:?}"),
+    }
+}

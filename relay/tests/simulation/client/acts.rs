@@ -1,0 +1,252 @@
+//! What a client does when it is its turn.
+
+use std::sync::Arc;
+
+use protocol::frame::{Decoder, Opcode, Role};
+use protocol::{Command, Content, Dialect, Page, Start, centrifuge, handshake, native};
+
+use super::{Asked, Client, Conn};
+use crate::env::Env;
+use crate::oracle::Sent;
+use crate::process::Process;
+
+/// A client remembers so many messages to repeat.
+const REPEATABLE_MAX: usize = 30;
+
+impl Client {
+    /// One thing that a client does, by chance.
+    pub fn act(&mut self, process: Option<&mut Process>, generation: u32, env: &mut Env) {
+        let stall_percent = env.plan.stall_percent;
+        if env.chance(stall_percent) {
+            self.stalled = !self.stalled;
+        }
+        if !self.stalled && env.rng.bool() {
+            return self.read(env);
+        }
+        let Some(mut conn) = self.conn.take() else {
+            if let Some(process) = process.filter(|process| !process.stopping) {
+                self.connect(process, generation, env);
+            }
+            return;
+        };
+        if conn.said_close || (conn.misbehaved && conn.head.is_some()) {
+            if env.rng.u8(..8) == 0 {
+                return self.vanish(&conn, env);
+            }
+            self.conn = Some(conn);
+            return;
+        }
+        match env.rng.u8(..100) {
+            0..50 => {
+                for _ in 0..env.rng.u32(1..=env.plan.burst) {
+                    self.publish(&mut conn, env);
+                }
+            }
+            50..60 => self.repeat(&mut conn, env),
+            60..78 => self.join(&mut conn, env),
+            78..83 => self.leave(&mut conn, env),
+            83..92 => self.history(&mut conn, env),
+            92..96 => self.ask(&mut conn, Asked::Ping, Command::Ping, env),
+            96..98 => return self.vanish(&conn, env),
+            98 => {
+                env.trace.add(|| format!("client {} says close", self.index));
+                conn.said_close = true;
+                conn.frame(Opcode::Close, &1000u16.to_be_bytes(), env);
+            }
+            _ => self.misbehave(&mut conn, env),
+        }
+        self.conn = Some(conn);
+    }
+
+    /// Connects, and often joins and publishes before any answer.
+    pub fn connect(&mut self, process: &mut Process, generation: u32, env: &mut Env) {
+        let id = process.connect(env, generation);
+        env.trace.add(|| format!("client {} connects as {id:?}", self.index));
+        let mut conn = Conn {
+            id,
+            key: env.rng.u128(..).to_ne_bytes(),
+            head: Some(Vec::new()),
+            decoder: Decoder::new(Role::Client, 1 << 30),
+            asked_connect: false,
+            tag: 0,
+            waiting: std::collections::BTreeMap::new(),
+            joined: std::collections::BTreeMap::new(),
+            misbehaved: false,
+            said_close: false,
+            heard_close: false,
+        };
+        let (path, subprotocol) = match self.dialect {
+            Dialect::Native => (native::PATH, env.rng.bool().then_some(native::SUBPROTOCOL)),
+            Dialect::Centrifuge => (centrifuge::PATH, None),
+        };
+        let mut head = Vec::new();
+        match env.rng.u8(..100) {
+            0 if !env.calm => {
+                conn.misbehaved = true;
+                handshake::request("relay", "/nowhere", None, conn.key, &mut head);
+            }
+            1 if !env.calm => {
+                conn.misbehaved = true;
+                handshake::request("relay", path, subprotocol, conn.key, &mut head);
+                head.truncate(env.rng.usize(..head.len()));
+            }
+            _ => handshake::request("relay", path, subprotocol, conn.key, &mut head),
+        }
+        conn.push(&head, env);
+        if !conn.misbehaved {
+            let user = self.user.clone();
+            self.ask(&mut conn, Asked::Connect, Command::Connect { user: Some(user.into()), device: None }, env);
+            conn.asked_connect = true;
+        }
+        self.stalled = false;
+        self.conn = Some(conn);
+    }
+
+    fn ask(&mut self, conn: &mut Conn, asked: Asked, command: Command<'_>, env: &mut Env) {
+        conn.tag += 1;
+        env.trace.add(|| format!("client {} asks {} {asked:?}", self.index, conn.tag));
+        conn.waiting.insert(conn.tag, asked);
+        conn.request(self.dialect, conn.tag, command, env);
+    }
+
+    fn room(env: &mut Env) -> Arc<str> {
+        env.plan.rooms[env.rng.usize(..env.plan.rooms.len())].clone()
+    }
+
+    fn publish(&mut self, conn: &mut Conn, env: &mut Env) {
+        self.published += 1;
+        let room = Self::room(env);
+        let kinds = if self.dialect == Dialect::Native { 3 } else { 2 };
+        let content = Content::from_u8(env.rng.u8(..kinds)).expect("three kinds");
+        let name = format!("{}.{}", self.index, self.published);
+        let most = env.plan.limits.body_bytes_max;
+        let filler = if env.rng.u8(..100) == 0 { most } else { env.rng.usize(..=most - name.len() - 8) };
+        let filler = "é".repeat(filler / 2);
+        let body = match content {
+            Content::Text => format!("{name} {filler}").into_bytes(),
+            Content::Json => format!("[{name:?},{filler:?}]").into_bytes(),
+            Content::Binary => [b"\xff", name.as_bytes(), b"\n", filler.as_bytes()].concat(),
+        };
+        let key = env.rng.bool().then(|| format!("key-{name}"));
+        if key.is_some() {
+            self.repeatable.push(body.clone());
+            if self.repeatable.len() > REPEATABLE_MAX {
+                self.repeatable.remove(0);
+            }
+        }
+        let user = &self.user;
+        env.oracle.attempt(&body, || Sent::new(&room, user, key.clone(), content));
+        self.send(conn, body, env);
+    }
+
+    /// The same message with the same key, whatever became of it.
+    fn repeat(&mut self, conn: &mut Conn, env: &mut Env) {
+        if self.repeatable.is_empty() {
+            return;
+        }
+        env.meet("a repeat");
+        let body = self.repeatable[env.rng.usize(..self.repeatable.len())].clone();
+        env.oracle.attempt(&body, || unreachable!("it was sent before"));
+        self.send(conn, body, env);
+    }
+
+    fn send(&mut self, conn: &mut Conn, body: Vec<u8>, env: &mut Env) {
+        let sent = env.oracle.sent(&body);
+        let (room, key, content) = (sent.room.clone(), sent.key.clone(), sent.content);
+        let publish = |body: Vec<u8>| Command::Publish {
+            room: room.to_string().into(),
+            content,
+            body: body.into(),
+            key: key.map(Into::into),
+        };
+        if self.dialect == Dialect::Native && env.rng.u8(..10) == 0 {
+            env.trace.add(|| format!("client {} publishes without a tag to {room}", self.index));
+            return conn.request(self.dialect, 0, publish(body), env);
+        }
+        self.ask(conn, Asked::Publish { body: body.clone() }, publish(body), env);
+    }
+
+    fn join(&mut self, conn: &mut Conn, env: &mut Env) {
+        let room = Self::room(env);
+        let place = self.places.get(&room).copied();
+        let start = match (place, env.rng.u8(..20)) {
+            (Some((epoch, seq)), 0..10) => Start::Since { seq, epoch: Some(epoch) },
+            (Some((_, seq)), 10) => Start::Since { seq, epoch: None },
+            (Some((epoch, seq)), 11) => Start::Since { seq, epoch: Some(epoch + 1) },
+            (Some((epoch, seq)), 12) => Start::Since { seq: env.rng.u64(..=seq), epoch: Some(epoch) },
+            (Some((epoch, seq)), 13) => Start::Since { seq: seq + env.rng.u64(..1000), epoch: Some(epoch) },
+            _ => {
+                let recent = [0, 1, 5, 60, 5000];
+                Start::Recent(recent[env.rng.usize(..recent.len())])
+            }
+        };
+        let real = match start {
+            Start::Since { seq, .. } => seq <= env.oracle.head(&room),
+            Start::Recent(_) => true,
+        };
+        let command = Command::Join { room: room.to_string().into(), start };
+        self.ask(conn, Asked::Join { room, start, real }, command, env);
+    }
+
+    fn leave(&mut self, conn: &mut Conn, env: &mut Env) {
+        let room = match conn.joined.keys().next() {
+            Some(room) if env.rng.u8(..4) != 0 => room.clone(),
+            _ => Self::room(env),
+        };
+        self.ask(conn, Asked::Leave { room: room.clone() }, Command::Leave { room: room.to_string().into() }, env);
+    }
+
+    fn history(&mut self, conn: &mut Conn, env: &mut Env) {
+        let room = Self::room(env);
+        let head = env.oracle.head(&room);
+        let seq = env.rng.u64(..=head + 2);
+        let page = [Page::Newest, Page::Before(seq), Page::After(seq), Page::Around(seq)][env.rng.usize(..4)];
+        let limit = [0, 1, 4, 100, 100_000][env.rng.usize(..5)];
+        self.ask_page(conn, room, page, limit, env);
+    }
+
+    fn ask_page(&mut self, conn: &mut Conn, room: Arc<str>, page: Page, limit: u32, env: &mut Env) {
+        let command = Command::History { room: room.to_string().into(), page, limit };
+        self.ask(conn, Asked::History { room, page, limit }, command, env);
+    }
+
+    /// Asks for a page from outside; the answer is in [`Client::page`].
+    pub fn look_up(&mut self, room: &Arc<str>, page: Page, env: &mut Env) {
+        let mut conn = self.conn.take().expect("it is connected");
+        self.page = None;
+        self.ask_page(&mut conn, room.clone(), page, u32::MAX, env);
+        self.conn = Some(conn);
+    }
+
+    /// The connection breaks without a word.
+    pub fn vanish(&mut self, conn: &Conn, env: &mut Env) {
+        env.trace.add(|| format!("client {} vanishes from {:?}", self.index, conn.id));
+        let socket = env.sockets.get_mut(&conn.id).expect("the client keeps its socket");
+        socket.client_gone = true;
+        socket.down.clear();
+        // What it said last may or may not arrive.
+        socket.up.truncate(env.rng.usize(..=socket.up.len()));
+        if socket.server_closed {
+            env.sockets.remove(&conn.id);
+        }
+    }
+
+    /// Ends the connection from outside.
+    pub fn go(&mut self, env: &mut Env) {
+        if let Some(conn) = self.conn.take() {
+            self.vanish(&conn, env);
+        }
+    }
+
+    fn misbehave(&mut self, conn: &mut Conn, env: &mut Env) {
+        if env.rng.u8(..4) != 0 {
+            return;
+        }
+        conn.misbehaved = true;
+        let opcode = if self.dialect == Dialect::Native { Opcode::Binary } else { Opcode::Text };
+        let size = if env.rng.bool() { 10 } else { env.plan.limits.frame_bytes_max + 1 };
+        conn.frame(opcode, "{".repeat(size).as_bytes(), env);
+        // It may say nothing after that.
+        conn.said_close = true;
+    }
+}

@@ -1,0 +1,135 @@
+//! Storage as the shards meet it: late, out of order between rooms, failing, and cut off by crashes.
+
+use std::rc::Rc;
+
+use fastrand::Rng;
+use protocol::snowflake;
+use relay::persist;
+use relay::shard::{StoreReply, StoreRequest};
+use storage::{Append, Fault, FaultyStore, Record, Store};
+
+use crate::plan::Plan;
+use crate::sabotage::Sabotage;
+
+/// An append call that failed and is repeated unchanged: its appends and whose they are.
+struct Call {
+    shards: Vec<usize>,
+    appends: Vec<Append>,
+}
+
+/// The requests of all shards and the replies that are on their way back.
+pub struct Disk {
+    store: Rc<FaultyStore>,
+    reserved_ms: u64,
+    reads: Vec<(usize, StoreRequest)>,
+    appends: Vec<(usize, Append)>,
+    failed: Vec<Call>,
+    pub replies: Vec<Vec<StoreReply>>,
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Disk {
+    /// The storage of a process that starts now.
+    pub fn new(store: Rc<FaultyStore>, shards: usize, sabotage: Option<Sabotage>) -> Self {
+        let reserved_ms = store.reserved_ids().expect("no fault is planned");
+        let replies = (0..shards).map(|_| Vec::new()).collect();
+        Self { store, reserved_ms, reads: Vec::new(), appends: Vec::new(), failed: Vec::new(), replies, sabotage }
+    }
+
+    pub fn request(&mut self, shard: usize, request: StoreRequest, rng: &mut Rng) {
+        match request {
+            StoreRequest::Append(append) => {
+                if self.sabotage == Some(Sabotage::AckBeforeStore) && rng.u8(..10) == 0 {
+                    let room = append.room.clone();
+                    self.replies[shard].push(StoreReply::Appended { room });
+                }
+                let room = &append.room;
+                let in_flight = self.appends.iter().any(|(_, other)| other.room == *room)
+                    || self.failed.iter().any(|call| call.appends.iter().any(|other| other.room == *room));
+                assert!(!in_flight || self.sabotage.is_some(), "two appends of {room} are in flight");
+                self.appends.push((shard, append));
+            }
+            read => self.reads.push((shard, read)),
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.reads.is_empty()
+            && self.appends.is_empty()
+            && self.failed.is_empty()
+            && self.replies.iter().all(Vec::is_empty)
+    }
+
+    /// Does something of what waits; `faults` in percent of the calls.
+    pub fn step(&mut self, rng: &mut Rng, plan: &Plan, wall_ms: u64, faults: u32) {
+        match rng.u8(..3) {
+            0 if !self.failed.is_empty() => {
+                let call = self.failed.swap_remove(rng.usize(..self.failed.len()));
+                self.append(rng, call, faults);
+            }
+            1 if !self.appends.is_empty() => {
+                let mut call = Call { shards: Vec::new(), appends: Vec::new() };
+                for _ in 0..rng.usize(1..=self.appends.len()) {
+                    let (shard, append) = self.appends.swap_remove(rng.usize(..self.appends.len()));
+                    call.shards.push(shard);
+                    call.appends.push(append);
+                }
+                self.append(rng, call, faults);
+            }
+            _ if !self.reads.is_empty() => {
+                let (shard, request) = self.reads.swap_remove(rng.usize(..self.reads.len()));
+                let fails = rng.u32(..100) < faults;
+                let reply = self.read(request, plan.limits.tail_messages_max, wall_ms, fails);
+                self.replies[shard].push(reply);
+            }
+            _ => {}
+        }
+    }
+
+    fn append(&mut self, rng: &mut Rng, call: Call, faults: u32) {
+        let last_ms = call.appends.iter().flat_map(|append| &append.records).map(|record| snowflake::time_ms(record.id));
+        let last_ms = last_ms.max().unwrap_or(0);
+        if last_ms > self.reserved_ms {
+            self.reserved_ms = last_ms + rng.u64(..2_000);
+            self.store.reserve_ids(self.reserved_ms).expect("no fault is planned");
+        }
+        let fault = (rng.u32(..100) < faults).then(|| match rng.u8(..4) {
+            0 => Fault::Lost,
+            1 => Fault::Stored,
+            2 => Fault::Partial(rng.usize(..=call.appends.len())),
+            _ => Fault::Unsynced,
+        });
+        self.store.plan_append(fault);
+        match self.store.append(&call.appends) {
+            Ok(()) => {
+                for (shard, append) in call.shards.into_iter().zip(call.appends) {
+                    self.replies[shard].push(StoreReply::Appended { room: append.room });
+                }
+            }
+            Err(error) => {
+                assert!(fault.is_some() || self.sabotage.is_some(), "storage refused an append: {error}");
+                self.failed.push(call);
+            }
+        }
+    }
+
+    fn read(&self, request: StoreRequest, tail_max: usize, wall_ms: u64, fails: bool) -> StoreReply {
+        match request {
+            StoreRequest::Open { room } => {
+                let log = persist::open(&*self.store, &room, tail_max, wall_ms).expect("no fault is planned");
+                let log = (!fails).then_some(log).map(|(state, records)| {
+                    let forget = self.sabotage == Some(Sabotage::ForgetKeys);
+                    let keyless = |record: &Record| Record { key: None, ..record.clone() };
+                    (state, records.into_iter().map(|record| if forget { keyless(&record).into() } else { record }).collect())
+                });
+                StoreReply::Opened { room, log }
+            }
+            StoreRequest::Read { room, first, last } => {
+                let records = self.store.read(&room, first, last, (last + 1 - first) as usize).expect("no fault is planned");
+                let records = (!fails).then(|| records.into_iter().map(Into::into).collect());
+                StoreReply::Read { room, first, last, records }
+            }
+            StoreRequest::Append(_) => unreachable!("appends have their own list"),
+        }
+    }
+}

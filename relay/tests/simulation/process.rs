@@ -1,0 +1,261 @@
+//! One incarnation of the relay: its shards, the lanes between them, and the run loop's part of the work.
+
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+use relay::ids::SessionId;
+use relay::mesh::Mesh;
+use relay::shard::{Setup, Shard};
+use storage::Store;
+
+use crate::disk::Disk;
+use crate::env::Env;
+use crate::sabotage::Sabotage;
+use crate::socket::Socket;
+
+/// Slots of a simulated ring; few, so that they are taken again soon.
+const RINGS: usize = 2;
+const LANE_MESSAGES_SLACK: usize = 64;
+
+/// The shards of a process and everything they own together.
+pub struct Process {
+    pub shards: Vec<Shard>,
+    /// From shard, to shard.
+    lanes: Vec<Vec<VecDeque<Mesh>>>,
+    pub disk: Disk,
+    /// Free slots of each shard: (ring, slot).
+    free: Vec<Vec<(usize, u16)>>,
+    next_slot: Vec<u16>,
+    pub stopping: bool,
+}
+
+impl Process {
+    pub fn start(env: &mut Env) -> Self {
+        let shards = env.plan.shards;
+        env.clock.restart();
+        let store = env.oracle.store.clone();
+        let reserved_ms = store.reserved_ids().expect("no fault is planned");
+        let forget = env.sabotage == Some(Sabotage::ForgetIds);
+        let setup = |shard| Setup {
+            shard,
+            shards,
+            node: 3,
+            ids_after_ms: if forget { 0 } else { reserved_ms },
+            limits: env.plan.limits.clone(),
+            echo: false,
+            seed: 7,
+        };
+        Self {
+            shards: (0..shards).map(|shard| Shard::new(setup(shard))).collect(),
+            lanes: (0..shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect(),
+            disk: Disk::new(store, shards, env.sabotage),
+            free: vec![Vec::new(); shards],
+            next_slot: vec![0; shards],
+            stopping: false,
+        }
+    }
+
+    /// A client connects: its socket waits for the shard's next turn.
+    pub fn connect(&mut self, env: &mut Env, generation: u32) -> SessionId {
+        let shard = env.rng.usize(..self.shards.len());
+        let (ring, slot) = self.free[shard].pop().unwrap_or_else(|| {
+            let next = self.next_slot[shard];
+            self.next_slot[shard] += 1;
+            (usize::from(next) % RINGS, next / RINGS as u16)
+        });
+        let id = SessionId::new(shard, ring, slot, generation);
+        env.sockets.insert(id, Socket::default());
+        id
+    }
+
+    /// One turn of a shard, with some or (when calm) all of its inputs.
+    pub fn turn(&mut self, n: usize, env: &mut Env) {
+        self.shards[n].begin(env.clock.now());
+        let mut inputs = [0, 1, 2, 3];
+        env.rng.shuffle(&mut inputs);
+        for input in inputs {
+            match input {
+                0 => self.hear_sockets(n, env),
+                1 => self.end_sends(n, env),
+                2 => self.hear_shards(n, env),
+                _ => self.hear_disk(n, env),
+            }
+        }
+        self.shards[n].flush();
+        self.carry_out(n, env);
+        self.check_bounds(n, env);
+    }
+
+    fn sockets_of(n: usize, env: &Env) -> Vec<SessionId> {
+        env.sockets.iter().filter(|(id, socket)| id.shard() == n && !socket.server_closed).map(|(id, _)| *id).collect()
+    }
+
+    fn hear_sockets(&mut self, n: usize, env: &mut Env) {
+        for id in Self::sockets_of(n, env) {
+            let socket = env.sockets.get_mut(&id).expect("listed");
+            if !socket.opened {
+                socket.opened = true;
+                self.shards[n].on_open(id, true);
+            }
+            if !env.calm && env.rng.u8(..3) == 0 {
+                continue;
+            }
+            let most = if env.calm || env.rng.bool() { 4096 } else { env.rng.usize(1..=200) };
+            let mut bytes = socket.receive(most);
+            if !bytes.is_empty() {
+                self.shards[n].on_bytes(id, &mut bytes);
+            } else if socket.client_gone {
+                self.shards[n].on_ended(id);
+            }
+        }
+    }
+
+    fn end_sends(&mut self, n: usize, env: &mut Env) {
+        let capacity = env.socket_bytes();
+        for id in Self::sockets_of(n, env) {
+            if !env.calm && env.rng.u8(..3) == 0 {
+                continue;
+            }
+            let socket = env.sockets.get_mut(&id).expect("listed");
+            if let Some(result) = socket.end_send(&mut env.rng, capacity, env.sabotage) {
+                match &result {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => env.meet("a send that would block"),
+                    _ => {}
+                }
+                self.shards[n].on_sent(id, result);
+            } else if socket.wants_writable && socket.is_writable(capacity) {
+                socket.wants_writable = false;
+                self.shards[n].on_writable(id);
+            }
+        }
+    }
+
+    fn hear_shards(&mut self, n: usize, env: &mut Env) {
+        for from in 0..self.lanes.len() {
+            let waiting = self.lanes[from][n].len();
+            let count = if env.calm { waiting } else { env.rng.usize(..=waiting) };
+            for message in self.lanes[from][n].drain(..count) {
+                env.trace.add(|| format!("  {from} to {n}: {}", brief(&message)));
+                self.shards[n].on_mesh(message);
+            }
+        }
+    }
+
+    fn hear_disk(&mut self, n: usize, env: &mut Env) {
+        let replies = &mut self.disk.replies[n];
+        while !replies.is_empty() && (env.calm || env.rng.u8(..3) != 0) {
+            let reply = replies.swap_remove(env.rng.usize(..replies.len()));
+            self.shards[n].on_stored(reply);
+        }
+    }
+
+    fn carry_out(&mut self, n: usize, env: &mut Env) {
+        let outbox = &mut self.shards[n].outbox;
+        for (id, segment) in outbox.sends.drain(..) {
+            env.trace.add(|| format!("  {n} sends {} bytes to {id:?}", segment.len()));
+            env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("a send to an open socket").send(segment);
+        }
+        for id in outbox.polls.drain(..) {
+            let socket = env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("a poll of an open socket");
+            assert!(!socket.wants_writable && !socket.is_sending(), "a poll while something is under way");
+            socket.wants_writable = true;
+        }
+        for id in outbox.closes.drain(..) {
+            env.trace.add(|| format!("  {n} closes {id:?}"));
+            let socket = env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("an open socket is closed");
+            socket.close_server(usize::MAX);
+            if socket.client_gone {
+                env.sockets.remove(&id);
+            }
+            self.free[n].push((id.ring(), id.slot()));
+        }
+        for request in outbox.store.drain(..) {
+            self.disk.request(n, request, &mut env.rng);
+        }
+        for to in 0..outbox.mesh.len() {
+            let lane = &mut self.lanes[n][to];
+            let room = if env.calm { usize::MAX } else { env.plan.lane_messages.saturating_sub(lane.len()) };
+            let outbox = &mut outbox.mesh[to];
+            let count = outbox.len().min(room);
+            let moved = outbox.drain(..count).filter_map(|message| spoil(message, env.sabotage, &mut env.rng));
+            lane.extend(moved);
+        }
+    }
+
+    /// Invariant 9: what waits in memory is bounded.
+    fn check_bounds(&mut self, n: usize, env: &mut Env) {
+        let limits = &env.plan.limits;
+        for messages in &self.shards[n].outbox.mesh {
+            let is_bounded = |message: &&Mesh| {
+                matches!(
+                    message,
+                    Mesh::Join { .. } | Mesh::Publish { .. } | Mesh::History { .. } | Mesh::Deliver { .. }
+                )
+            };
+            let count = messages.iter().filter(is_bounded).count();
+            let max = limits.lane_messages_max;
+            assert!(count <= max + LANE_MESSAGES_SLACK, "invariant 9: {count} commands and frames wait, {max} may");
+            if messages.len() >= max {
+                *env.met.entry("a full lane").or_default() += 1;
+            }
+        }
+        let page_messages = (limits.history_messages_max as usize).max(limits.recovery_messages_max as usize);
+        let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max + 1024;
+        let (waiting, max) = (self.shards[n].replies_bytes(), limits.replies_bytes_max);
+        assert!(waiting <= max + page_bytes, "invariant 9: {waiting} bytes of replies wait for one connection, {max} may");
+    }
+
+    /// A shard has something to do now.
+    pub fn is_due(&self, n: usize, env: &Env) -> bool {
+        let socket = |socket: &Socket| {
+            !socket.opened || !socket.up.is_empty() || socket.is_sending() || socket.wants_writable || socket.client_gone
+        };
+        self.lanes.iter().any(|lanes| !lanes[n].is_empty())
+            || !self.disk.replies[n].is_empty()
+            || Self::sockets_of(n, env).iter().any(|id| socket(&env.sockets[id]))
+            || self.shards[n].deadline_us() <= env.clock.now().us
+    }
+
+    /// The earliest time at which a shard wants a turn, microseconds of its clock.
+    pub fn deadline_us(&self) -> u64 {
+        self.shards.iter().map(Shard::deadline_us).min().unwrap_or(u64::MAX)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.disk.is_idle()
+            && self.lanes.iter().flatten().all(VecDeque::is_empty)
+            && self.shards.iter().all(|shard| shard.outbox.mesh.iter().all(Vec::is_empty))
+    }
+}
+
+fn brief(message: &Mesh) -> String {
+    match message {
+        Mesh::Deliver { room, records } => {
+            format!("deliver {room} {:?}", records.iter().map(|record| record.seq).collect::<Vec<_>>())
+        }
+        Mesh::Joined { waiter, room, from, head, .. } => format!("joined {room} {from}..{head} {waiter:?}"),
+        Mesh::Page { waiter, room, .. } => format!("page {room} {waiter:?}"),
+        Mesh::Publish { waiter, room, .. } => format!("publish {room} {waiter:?}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// What the harness breaks on purpose.
+fn spoil(message: Mesh, sabotage: Option<Sabotage>, rng: &mut Rng) -> Option<Mesh> {
+    let Some(sabotage) = sabotage else { return Some(message) };
+    if rng.u8(..10) != 0 {
+        return Some(message);
+    }
+    match (sabotage, message) {
+        (Sabotage::LoseDeliver, Mesh::Deliver { .. })
+        | (Sabotage::LoseReply, Mesh::Acked { .. } | Mesh::Page { .. })
+        | (Sabotage::LoseLeave, Mesh::Leave { .. }) => None,
+        (Sabotage::SwapRecords, Mesh::Deliver { room, records }) if records.len() > 1 => {
+            let mut swapped: Vec<_> = records.iter().map(|record| (**record).clone()).collect();
+            let (front, back) = swapped.split_at_mut(1);
+            std::mem::swap(&mut front[0].body, &mut back[0].body);
+            Some(Mesh::Deliver { room, records: swapped.into_iter().map(Into::into).collect() })
+        }
+        (_, message) => Some(message),
+    }
+}

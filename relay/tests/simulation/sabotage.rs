@@ -1,0 +1,41 @@
+//! Faults put into the harness on purpose, to prove that the checks would find them in the relay.
+
+/// One kind of broken behaviour, done now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A shard hears that its append is durable before it is.
+    AckBeforeStore,
+    /// A `Deliver` between two shards vanishes.
+    LoseDeliver,
+    /// Two records of a `Deliver` change places.
+    SwapRecords,
+    /// A reply between two shards vanishes.
+    LoseReply,
+    /// A `Leave` vanishes, so that its room is never forgotten.
+    LoseLeave,
+    /// Bytes are sent twice.
+    SendTwice,
+    /// Bytes count as sent and are not.
+    LoseSend,
+    /// One bit changes on its way to the client.
+    FlipBit,
+    /// A room that is loaded does not know its idempotency keys.
+    ForgetKeys,
+    /// After a restart, ids begin again at what the clock says.
+    ForgetIds,
+}
+
+impl Sabotage {
+    pub const ALL: [Self; 10] = [
+        Self::AckBeforeStore,
+        Self::LoseDeliver,
+        Self::SwapRecords,
+        Self::LoseReply,
+        Self::LoseLeave,
+        Self::SendTwice,
+        Self::LoseSend,
+        Self::FlipBit,
+        Self::ForgetKeys,
+        Self::ForgetIds,
+    ];
+}

@@ -1,0 +1,246 @@
+//! A client's side of both dialects: requests to frames, and frames to what they say.
+
+use std::borrow::Cow;
+
+use protocol::frame::{self, Incoming, Opcode};
+use protocol::{Command, Content, Dialect, ErrorCode, Page, Request, Start, native};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// A message as a client reads it.
+#[derive(Debug)]
+pub struct Line<'a> {
+    pub seq: u64,
+    pub id: u64,
+    pub time_ms: u64,
+    pub user: Cow<'a, str>,
+    pub body: Body<'a>,
+}
+
+/// A body as it was stored, or as the JSON dialect shows it.
+#[derive(Debug)]
+pub enum Body<'a> {
+    Stored(Content, &'a [u8]),
+    Shown(Cow<'a, str>),
+}
+
+/// What a relay says, in both dialects. Replies of the JSON dialect do not name their room.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    Connected { user: Cow<'a, str> },
+    Joined { room: Option<&'a str>, epoch: u64, from: u64, head: Option<u64>, recovering: bool, recovered: bool },
+    Left,
+    Acked { seq: u64, id: u64 },
+    History { epoch: u64, head: u64, lines: Vec<Line<'a>> },
+    Batch { room: Cow<'a, str>, lines: Vec<Line<'a>> },
+    Gap { room: &'a str, from: u64, to: u64 },
+    Unsubscribed { room: Cow<'a, str>, code: u64 },
+    Refused { code: ErrorCode },
+    GoingAway,
+    Pong,
+    Ping,
+}
+
+/// Appends a request as one masked frame.
+pub fn say(dialect: Dialect, request: &Request<'_>, mask: [u8; 4], out: &mut Vec<u8>) {
+    match dialect {
+        Dialect::Native => {
+            let mut payload = Vec::new();
+            native::encode_request(request, &mut payload);
+            frame::write_masked(Opcode::Binary, &payload, mask, out);
+        }
+        Dialect::Centrifuge => {
+            frame::write_masked(Opcode::Text, to_json(request).as_bytes(), mask, out);
+        }
+    }
+}
+
+fn to_json(request: &Request<'_>) -> String {
+    let (method, value) = match &request.command {
+        Command::Connect { user, .. } => ("connect", json!({ "data": { "user": user } })),
+        Command::Join { room, start: Start::Recent(recent) } => ("subscribe", json!({ "channel": room, "recent": recent })),
+        Command::Join { room, start: Start::Since { seq, epoch } } => {
+            let epoch = epoch.map_or(String::new(), |epoch| format!("{epoch:x}"));
+            ("subscribe", json!({ "channel": room, "recover": true, "offset": seq, "epoch": epoch }))
+        }
+        Command::Leave { room } => ("unsubscribe", json!({ "channel": room })),
+        Command::Publish { room, content, body, key } => {
+            let text = str::from_utf8(body).expect("this dialect publishes text");
+            let data = if *content == Content::Text { json!(text) } else { serde_json::from_str(text).expect("JSON") };
+            ("publish", json!({ "channel": room, "data": data, "key": key }))
+        }
+        Command::History { room, page, limit } => ("history", match page {
+            Page::Newest => json!({ "channel": room, "limit": limit, "reverse": true }),
+            Page::Before(seq) => json!({ "channel": room, "limit": limit, "before": seq }),
+            Page::After(seq) => json!({ "channel": room, "limit": limit, "since": { "offset": seq } }),
+            Page::Around(seq) => json!({ "channel": room, "limit": limit, "around": seq }),
+        }),
+        Command::Ping => ("ping", json!({})),
+        Command::Pong | Command::Unsupported => return "{}".to_owned(),
+    };
+    json!({ "id": request.tag, method: value }).to_string()
+}
+
+/// What one message from the relay says, with the tag of the request it answers.
+pub fn hear<'a>(dialect: Dialect, incoming: &Incoming<'a>, mut each: impl FnMut(u32, Heard<'a>)) {
+    match (dialect, incoming) {
+        (Dialect::Native, Incoming::Binary(payload)) => {
+            let (tag, received) = native::decode_event(payload).expect("invariant 6: the relay sends whole events");
+            each(tag, heard(received));
+        }
+        (Dialect::Centrifuge, Incoming::Text(text)) => {
+            for document in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
+                let document = document.expect("invariant 6: the relay sends JSON").get();
+                from_json(document, &mut each);
+            }
+        }
+        _ => panic!("invariant 6: {dialect:?} does not say {incoming:?}"),
+    }
+}
+
+fn heard(received: native::Received<'_>) -> Heard<'_> {
+    use native::Received as R;
+    match received {
+        R::Connected { user, .. } => Heard::Connected { user: user.into() },
+        R::Joined { room, epoch, from, head, recovering, recovered } => {
+            Heard::Joined { room: Some(room), epoch, from, head: Some(head), recovering, recovered }
+        }
+        R::Left { .. } => Heard::Left,
+        R::Acked { seq, id, .. } => Heard::Acked { seq, id },
+        R::History { epoch, head, messages, .. } => Heard::History { epoch, head, lines: unpack(&messages) },
+        R::Batch { room, messages } => Heard::Batch { room: room.into(), lines: unpack(&messages) },
+        R::Gap { room, from, to } => Heard::Gap { room, from, to },
+        R::Error { code, .. } => Heard::Refused { code },
+        R::GoingAway { .. } => Heard::GoingAway,
+        R::Pong => Heard::Pong,
+    }
+}
+
+fn unpack<'a>(messages: &native::Packed<'a>) -> Vec<Line<'a>> {
+    let line = |message: Result<protocol::Message<'a>, _>| {
+        let message = message.expect("invariant 6: the relay packs messages");
+        Line {
+            seq: message.seq,
+            id: message.id,
+            time_ms: message.time_ms,
+            user: message.user.into(),
+            body: Body::Stored(message.content, message.body),
+        }
+    };
+    messages.iter().map(line).collect()
+}
+
+#[derive(Deserialize)]
+struct Down<'a> {
+    id: Option<u32>,
+    #[serde(borrow)]
+    push: Option<Push<'a>>,
+    #[serde(borrow)]
+    history: Option<Pages<'a>>,
+    connect: Option<Value>,
+    subscribe: Option<Value>,
+    unsubscribe: Option<Value>,
+    publish: Option<Value>,
+    ping: Option<Value>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Push<'a> {
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "pub")]
+    publication: Option<Publication<'a>>,
+    unsubscribe: Option<Value>,
+    disconnect: Option<Value>,
+    message: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Pages<'a> {
+    #[serde(borrow)]
+    publications: Vec<Publication<'a>>,
+    offset: u64,
+    epoch: String,
+}
+
+#[derive(Deserialize)]
+struct Publication<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+    offset: u64,
+    info: Value,
+    tags: Value,
+}
+
+impl<'a> From<Publication<'a>> for Line<'a> {
+    fn from(publication: Publication<'a>) -> Self {
+        let tag = |name: &str| publication.tags[name].as_str().and_then(|tag| tag.parse().ok()).expect("a number");
+        Line {
+            seq: publication.offset,
+            id: tag("id"),
+            time_ms: tag("time"),
+            user: publication.info["user"].as_str().expect("a user").to_owned().into(),
+            body: Body::Shown(publication.data.get().into()),
+        }
+    }
+}
+
+fn from_json<'a>(document: &'a str, each: &mut impl FnMut(u32, Heard<'a>)) {
+    let down: Down<'a> = serde_json::from_str(document).expect("invariant 6: the relay's JSON has a known form");
+    let number = |value: &Value, name: &str| value[name].as_u64().expect("a number");
+    let epoch = |text: &str| u64::from_str_radix(text, 16).expect("an epoch");
+    let heard = match down {
+        Down { push: Some(push), .. } => match (push.channel, push.publication) {
+            (Some(room), Some(publication)) => Heard::Batch { room, lines: vec![publication.into()] },
+            (Some(room), None) => {
+                let unsubscribe = push.unsubscribe.expect("a push says something");
+                Heard::Unsubscribed { room, code: number(&unsubscribe, "code") }
+            }
+            _ if push.disconnect.is_some() => Heard::GoingAway,
+            _ => refused(&push.message.expect("a push says something")["data"]["error"]),
+        },
+        Down { history: Some(pages), .. } => Heard::History {
+            epoch: epoch(&pages.epoch),
+            head: pages.offset,
+            lines: pages.publications.into_iter().map(Into::into).collect(),
+        },
+        Down { connect: Some(connect), .. } => {
+            Heard::Connected { user: connect["data"]["user"].as_str().expect("a user").to_owned().into() }
+        }
+        Down { subscribe: Some(joined), .. } => Heard::Joined {
+            room: None,
+            epoch: epoch(joined["epoch"].as_str().expect("an epoch")),
+            from: number(&joined, "offset"),
+            head: None,
+            recovering: joined["was_recovering"] == true,
+            recovered: joined["recovered"] == true,
+        },
+        Down { unsubscribe: Some(_), .. } => Heard::Left,
+        Down { publish: Some(acked), .. } => {
+            let id = acked["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+            Heard::Acked { seq: number(&acked, "offset"), id }
+        }
+        Down { ping: Some(_), .. } => Heard::Pong,
+        Down { error: Some(error), .. } => refused(&error),
+        Down { id: None, .. } => Heard::Ping,
+        Down { .. } => panic!("invariant 6: {document} says nothing"),
+    };
+    each(down.id.unwrap_or(0), heard);
+}
+
+/// Codes that stand for several of ours are read as the one that promises least.
+fn refused<'a>(error: &Value) -> Heard<'a> {
+    let code = match error["code"].as_u64() {
+        Some(100) => ErrorCode::Unknown,
+        Some(101) => ErrorCode::NotConnected,
+        Some(103) => ErrorCode::NotJoined,
+        Some(104) => ErrorCode::Unsupported,
+        Some(105) => ErrorCode::Already,
+        Some(106) => ErrorCode::TooLarge,
+        Some(107) => ErrorCode::BadRequest,
+        Some(111) => ErrorCode::Busy,
+        _ => panic!("invariant 6: the error code of {error} is unknown"),
+    };
+    Heard::Refused { code }
+}
