@@ -41,9 +41,9 @@ impl Capacity {
         Ok(Self { connections: limits.max_connections, shards, rings, slots, nofile })
     }
 
-    /// Connections one shard takes.
-    pub fn share(&self) -> usize {
-        self.connections.div_ceil(self.shards)
+    /// Connections this shard takes; all shards together take exactly `connections`.
+    pub fn share(&self, shard: usize) -> usize {
+        (self.connections + self.shards - 1 - shard) / self.shards
     }
 }
 

@@ -94,9 +94,9 @@ impl Core {
         let shutdown = Duration::from_millis(setup.limits.shutdown_timeout_ms);
         Ok(Self {
             me: setup.shard,
+            share: capacity.share(setup.shard),
             shard: Shard::new(setup),
             rings,
-            share: capacity.share(),
             shutdown,
             links,
             persist,
