@@ -4,7 +4,7 @@ use protocol::{Command, Content, Start};
 use serde_json::json;
 
 use crate::client::Client;
-use crate::event::Event;
+use crate::event::{Event, Line};
 use crate::process::{Relay, SHARDS};
 
 #[test]
@@ -23,13 +23,13 @@ fn two_clients_chat_wherever_their_room_lives() {
         assert_eq!(heard.iter().map(|line| (line.seq, line.id)).collect::<Vec<_>>(), [first, second]);
         assert_eq!((first.0, second.0), (1, 2));
         assert!(first.1 < second.1, "ids are ordered by time");
-        assert_eq!(heard.iter().map(|line| line.text()).collect::<Vec<_>>(), ["안녕하세요 👋", "hi!"]);
+        assert_eq!(heard.iter().map(Line::text).collect::<Vec<_>>(), ["안녕하세요 👋", "hi!"]);
     }
 }
 
 /// One room of each shard.
 pub fn rooms() -> Vec<String> {
-    let of = |shard| (0..).map(|n| format!("room-{n}")).find(|name| relay::ids::owner_of(name, SHARDS) == shard);
+    let of = |shard| (0..1000).map(|n| format!("room-{n}")).find(|name| relay::ids::owner_of(name, SHARDS) == shard);
     (0..SHARDS).map(|shard| of(shard).unwrap()).collect()
 }
 

@@ -251,7 +251,7 @@ impl Client {
     }
 
     fn fill(&mut self) {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.events.push_back((0, Event::Ended)),
             Ok(count) => self.take(&mut buffer[..count]),

@@ -46,6 +46,7 @@ fn a_damaged_journal_is_refused_with_what_is_missing_and_accepted_under_a_new_ep
         assert_eq!((joined.epoch, joined.from), (epoch, from - 1));
     }
     assert_eq!(client.say("r", "goes on").0, from);
+    client.leave();
     assert_eq!(relay.stop().code, Some(0));
 
     let relay = Relay::on(dir.path(), &[]);

@@ -23,6 +23,7 @@ fn pages_cross_the_border_between_storage_and_memory_without_a_seam() {
     let joined = client.join("r", Start::Recent(30));
     assert_eq!((joined.from, joined.head), (WRITTEN - 30, WRITTEN));
     assert_eq!(seqs(&client.lines(30)), (31..=60).collect::<Vec<_>>());
+    client.leave();
     assert_eq!(relay.stop().code, Some(0));
 
     let relay = Relay::on(dir.path(), &flags);
