@@ -25,7 +25,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct User {
     pub socket: Socket,
-    pub ring: u8,
+    pub ring: u16,
     pub phase: Phase,
     pub room: u32,
     /// Messages sent and not answered.

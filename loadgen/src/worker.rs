@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::Duration;
 
-use uring::{Config, Event, Ring, Segment, SetupError, Wake};
+use uring::{Config, Event, Ring, Segment, SetupError, Socket, Wake};
 
 use crate::audit::Missing;
 use crate::crowd::{Action, Counts, Crowd};
@@ -20,10 +21,12 @@ use crate::world::{Gauges, Phase, World};
 const CONNECTING_MAX: u64 = 512;
 /// Receive memory of a thread, shared out over its rings, bytes.
 const RECV_BYTES: usize = 16 << 20;
-const RECV_BUFFER_BYTES: u32 = 32 << 10;
+/// Small ones, for there should be one for each socket that gets something between two turns.
+const RECV_BUFFER_BYTES: u32 = 8 << 10;
 const RECV_BUFFERS_MIN: usize = 16;
-/// The loop looks at the phase at least this often.
-const WAIT_MAX: Duration = Duration::from_millis(20);
+/// How long the loop rests when there is nothing to submit. Meanwhile what arrives wakes nobody: a wake-up for every
+/// few frames would cost the machine more than the frames, on the server's side too. It adds at most this to a time.
+const REST_MAX: Duration = Duration::from_micros(500);
 /// How often the p99 that progress shows is worked out.
 const P99_EVERY_NS: u64 = 1_000_000_000;
 /// How often the members that are still behind are counted while the run settles.
@@ -62,15 +65,14 @@ pub fn run(world: &World, index: u32) -> Result<Outcome, SetupError> {
 struct Worker<'w> {
     world: &'w World,
     gauges: &'w Gauges,
-    wake: Wake,
     rings: Vec<Ring>,
     /// By ring and slot: the user's place.
     seats: Vec<Vec<u32>>,
     crowd: Crowd<'w>,
     /// Sends under way or waiting, by user's place; empty most of the time.
     outgoing: HashMap<u32, Outgoing, foldhash::fast::FixedState>,
-    /// Something was queued since the kernel was last entered.
-    unsubmitted: bool,
+    /// By ring: something was queued since the kernel was last entered for it.
+    unsubmitted: Vec<bool>,
     /// Completions of sends in the present turn.
     sent: Vec<(u32, io::Result<usize>)>,
     writable: Vec<u32>,
@@ -91,21 +93,21 @@ impl<'w> Worker<'w> {
         let rings_needed = crowd.users.len().div_ceil(usize::from(world.ring_sockets)).max(1);
         let buffers = (RECV_BYTES / RECV_BUFFER_BYTES as usize / rings_needed).max(RECV_BUFFERS_MIN);
         let config = Config {
-            sockets: world.ring_sockets.min(crowd.users.len().max(1) as u16),
+            sockets: usize::from(world.ring_sockets).min(crowd.users.len().max(1)) as u16,
             recv_buffers: (buffers as u16 / 2 + 1).next_power_of_two(),
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             queue_entries: 1_024,
+            notify: false,
         };
         let rings = (0..rings_needed).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             world,
             gauges: &world.gauges[index as usize],
-            wake,
             seats: rings.iter().map(|_| vec![u32::MAX; usize::from(config.sockets)]).collect(),
+            unsubmitted: vec![false; rings.len()],
             rings,
             crowd,
             outgoing: HashMap::default(),
-            unsubmitted: false,
             sent: Vec::new(),
             writable: Vec::new(),
             next_to_connect: 0,
@@ -117,21 +119,19 @@ impl<'w> Worker<'w> {
     /// One round: send what is due, take what came, then wait if there was nothing to submit.
     fn turn(&mut self) {
         let start_ns = self.world.now_ns();
-        self.wake.clear();
         self.connect_due(start_ns);
-        if self.world.phase() >= Phase::Traffic {
-            self.crowd.send_due(start_ns);
-        }
-        self.perform();
         for ring in 0..self.rings.len() {
+            if self.world.phase() >= Phase::Traffic {
+                self.crowd.send_due(self.world.now_ns());
+            }
+            self.perform();
             self.reap(ring);
         }
-        self.unsubmitted = false;
         self.finish_sends();
         self.perform();
         self.show(start_ns);
         let busy_until_ns = self.world.now_ns();
-        if !self.unsubmitted {
+        if !self.unsubmitted.contains(&true) {
             self.wait(busy_until_ns);
         }
         self.record_lag(start_ns, busy_until_ns);
@@ -150,7 +150,7 @@ impl<'w> Worker<'w> {
                 Ok(socket) => {
                     self.seats[ring][usize::from(socket.slot)] = place;
                     let user = &mut self.crowd.users[place as usize];
-                    (user.socket, user.ring) = (socket, ring as u8);
+                    (user.socket, user.ring) = (socket, ring as u16);
                     (user.phase, user.step_ns) = (user::Phase::Connecting, self.world.now_ns());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -167,14 +167,15 @@ impl<'w> Worker<'w> {
     /// Enters the kernel once for one ring and takes what completed. The time of receipt is read once, after the
     /// kernel returned: before that nobody here could have seen the bytes.
     fn reap(&mut self, ring: usize) {
-        let Self { world, rings, seats, crowd, sent, writable, .. } = self;
+        let Self { world, rings, seats, crowd, sent, writable, unsubmitted, .. } = self;
         let seats = &seats[ring];
+        unsubmitted[ring] = false;
         let mut now_ns = 0;
         rings[ring].turn(|event| {
             if now_ns == 0 {
                 now_ns = world.now_ns();
             }
-            let seat = |users: &[User], socket: uring::Socket| {
+            let seat = |users: &[User], socket: Socket| {
                 let place = seats[usize::from(socket.slot)];
                 users.get(place as usize).is_some_and(|user| user.socket == socket).then_some(place)
             };
@@ -208,9 +209,8 @@ impl<'w> Worker<'w> {
             match outcome {
                 Ok(taken) => self.send_rest(place, taken),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let user = &self.crowd.users[place as usize];
-                    self.rings[usize::from(user.ring)].wait_writable(user.socket);
-                    self.unsubmitted = true;
+                    let (ring, socket) = self.queue(place);
+                    ring.wait_writable(socket);
                 }
                 Err(error) => self.crowd.fail(place, format!("send: {error}")),
             }
@@ -231,13 +231,20 @@ impl<'w> Worker<'w> {
     }
 
     fn start_send(&mut self, place: u32, segment: Segment, waiting: Vec<u8>) {
-        let user = &self.crowd.users[place as usize];
-        if user.phase == user::Phase::Ended {
+        if self.crowd.users[place as usize].phase == user::Phase::Ended {
             return;
         }
-        self.rings[usize::from(user.ring)].send(user.socket, segment.clone());
+        let (ring, socket) = self.queue(place);
+        ring.send(socket, segment.clone());
         self.outgoing.insert(place, Outgoing { under_way: segment, waiting });
-        self.unsubmitted = true;
+    }
+
+    /// A user's ring, which will have something to submit, and socket.
+    fn queue(&mut self, place: u32) -> (&mut Ring, Socket) {
+        let user = &self.crowd.users[place as usize];
+        let ring = usize::from(user.ring);
+        self.unsubmitted[ring] = true;
+        (&mut self.rings[ring], user.socket)
     }
 
     /// Does what the crowd asks for.
@@ -250,9 +257,8 @@ impl<'w> Worker<'w> {
                     None => self.start_send(place, Segment::from(bytes), Vec::new()),
                 },
                 Action::Close(place) => {
-                    let user = &self.crowd.users[place as usize];
-                    self.rings[usize::from(user.ring)].close(user.socket);
-                    self.unsubmitted = true;
+                    let (ring, socket) = self.queue(place);
+                    ring.close(socket);
                 }
             }
         }
@@ -264,9 +270,9 @@ impl<'w> Worker<'w> {
         let ramping = (self.next_to_connect as usize) < self.crowd.users.len() && self.connecting() < CONNECTING_MAX;
         let sending = self.crowd.next_send_ns().filter(|_| self.world.phase() >= Phase::Traffic);
         let next_ns = sending.into_iter().chain(ramping.then_some(ramp_ns)).min();
-        let wait = next_ns.map_or(WAIT_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
-        if !wait.is_zero() {
-            self.wake.wait(wait.min(WAIT_MAX));
+        let rest = next_ns.map_or(REST_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
+        if !rest.is_zero() {
+            thread::sleep(rest.min(REST_MAX));
         }
     }
 
