@@ -9,13 +9,13 @@ autobahn_all := "1 2 3 4 5 6 7 9 10"
 default:
     @'{{ just_executable() }}' --justfile '{{ justfile() }}' --list --unsorted
 
-# 70,000 users in 1,000 rooms (Zipf 1.0), one message a minute each, for 60 s; result in bench-results/runs
+# loadgen's defaults: 70,000 users in 1,000 rooms (Zipf 1.0), one message a minute each, for 60 s; result in bench-results/runs
 demo *flags:
-    @tools/demo demo --users 70000 --rate 1/min --rooms 1000 --distribution zipf:1.0 --duration 60s --clamp "$@"
+    @tools/demo demo --clamp "$@"
 
 # The demo with the same users in 1,000 rooms of equal size
 demo-equal *flags:
-    @tools/demo demo-equal --users 70000 --rate 1/min --rooms 1000 --distribution uniform --duration 60s --clamp "$@"
+    @tools/demo demo-equal --clamp --distribution uniform "$@"
 
 # Every check there is: lint, unit, property and simulation tests, real processes, conformance
 test: lint && conformance centrifuge

@@ -23,9 +23,11 @@ stop_relay() {
     local pid=$relay_pid code=0
     relay_pid=
     kill -TERM "$pid" 2>/dev/null || true
-    (sleep 60 && kill -KILL "$pid") 2>/dev/null &
-    local watchdog=$!
+    for _ in {1..600}; do
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$pid" 2>/dev/null || true
     wait "$pid" || code=$?
-    kill "$watchdog" 2>/dev/null || true
     return "$code"
 }
