@@ -10,6 +10,7 @@ use protocol::Dialect;
 use uring::{Chunk, Segment};
 
 use crate::ids::SessionId;
+use crate::tempo::MessageRate;
 
 /// Chunks grow up to this, bytes: also the most that one visit sends.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
@@ -133,8 +134,9 @@ pub struct Feed {
     pub paced: bool,
     /// Head when the last sweep over it began, so that a quiet room is not swept.
     pub swept: u64,
-    /// Messages since the rate was last looked at.
+    /// Messages since the rate was last looked at, and that rate.
     pub recent: u32,
+    pub rate: MessageRate,
     pub touched_s: u32,
 }
 
@@ -150,6 +152,7 @@ impl Feed {
             paced: false,
             swept: 0,
             recent: 0,
+            rate: MessageRate::default(),
             touched_s: 0,
         }
     }

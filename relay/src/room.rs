@@ -14,6 +14,7 @@ use storage::{Append, Kind, LogState, Record};
 use crate::dedupe::Dedupe;
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
+use crate::tempo::MessageRate;
 
 /// Who waits for the outcome of a publish: the connection and its own number for the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,9 +137,9 @@ pub struct Room {
     /// done once.
     pub reads: HashMap<(u64, u64), Vec<Mesh>>,
     buckets: HashMap<Arc<str>, Bucket>,
-    /// Messages cut since the rate was last looked at, and that rate in messages per 1,024 seconds.
+    /// Messages cut since the rate was last looked at, and that rate.
     pub recent_cut: u32,
-    pub rate_per_1024s: u64,
+    pub rate: MessageRate,
     pub used_us: u64,
 }
 
@@ -169,7 +170,7 @@ impl Room {
             reads: HashMap::default(),
             buckets: HashMap::default(),
             recent_cut: 0,
-            rate_per_1024s: 0,
+            rate: MessageRate::default(),
             used_us: 0,
         }
     }

@@ -29,7 +29,7 @@ const IDLE_PERCENT: u64 = 30;
 /// The period is looked at this often at most, microseconds.
 const ADAPT_US: u64 = 100_000;
 /// A sweep that is on time does not wake the core more often than this, microseconds.
-const TURN_US_MIN: u64 = 500;
+const TURN_US_MIN: u64 = 1_000;
 /// Rates of rooms and feeds are looked at this often, microseconds.
 pub const RATES_US: u64 = 1_000_000;
 
@@ -160,6 +160,27 @@ impl Default for Tempo {
     }
 }
 
+/// How many messages a second a room has, averaged over about eight looks: a room with a message now and then is as
+/// dear in the seconds between as in the one with the message.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MessageRate {
+    /// Messages in a million seconds.
+    micro: u64,
+}
+
+impl MessageRate {
+    /// So many messages came in so many microseconds. A rate of 0 takes the first look as it is.
+    pub fn measure(&mut self, messages: u32, elapsed_us: u64) {
+        let now = u64::from(messages) * 1_000_000_000_000 / elapsed_us.max(1);
+        self.micro = if self.micro == 0 { now } else { (self.micro * 7 + now) / 8 };
+    }
+
+    /// Visits per second that so many members cost when each message is a visit.
+    pub fn times(self, members: usize) -> u64 {
+        (self.micro * members as u64).div_ceil(1_000_000)
+    }
+}
+
 /// Which of `costs` (visits per second, by index) are served in sweeps: the dearest ones, so that the rest together
 /// stays within `at_once`.
 pub fn paced(mut costs: Vec<(u64, u32)>, at_once: u64) -> impl Iterator<Item = u32> {
@@ -212,6 +233,20 @@ mod tests {
         tempo.late = true;
         run(&mut tempo, 5, 1);
         assert!(tempo.period_us() > PERIOD_US_MIN);
+    }
+
+    #[test]
+    fn a_rate_outlasts_the_pauses_between_messages_and_fades() {
+        let mut rate = MessageRate::default();
+        let second = 1_000_000;
+        for n in 0..40 {
+            rate.measure(n % 2, second);
+        }
+        assert!((40..=60).contains(&rate.times(100)), "{}", rate.times(100));
+        for _ in 0..200 {
+            rate.measure(0, second);
+        }
+        assert_eq!(rate.times(100), 0);
     }
 
     #[test]

@@ -36,12 +36,14 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// `wake` is notified when completions arrive.
+    /// `wake` is notified when completions arrive, if `config.notify` says so.
     pub fn new(config: Config, wake: &Wake) -> Result<Self, SetupError> {
         let ring = setup::build(&config)?;
         let buffers =
             Buffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes).map_err(setup::explain)?;
-        ring.submitter().register_eventfd(wake.fd().as_raw_fd()).map_err(setup::explain)?;
+        if config.notify {
+            ring.submitter().register_eventfd(wake.fd().as_raw_fd()).map_err(setup::explain)?;
+        }
         Ok(Self {
             queue: Queue::new(ring),
             slots: Slots::new(config.sockets),

@@ -236,6 +236,7 @@ impl Shard {
             };
             self.sweep_at = (place, before.len());
             self.visit(id);
+            self.stats.swept += 1;
             looked_at += 1;
         }
         if looked_at < due {
@@ -263,6 +264,7 @@ impl Shard {
         }
         if total > 0 {
             self.tempo.begin(self.now.us, total);
+            self.stats.sweeps += 1;
         }
     }
 
@@ -412,8 +414,8 @@ impl Shard {
         let mut quiet = Vec::new();
         for (index, feed) in self.feeds.iter_mut().enumerate() {
             let Some(feed) = feed else { continue };
-            let per_s = u64::from(mem::take(&mut feed.recent)) * 1_000_000 / elapsed_us.max(1);
-            let cost = per_s * feed.members.len() as u64;
+            feed.rate.measure(mem::take(&mut feed.recent), elapsed_us);
+            let cost = feed.rate.times(feed.members.len());
             if cost > 0 {
                 costs.push((cost, index as u32));
             } else if feed.paced {

@@ -54,6 +54,9 @@ pub struct Stats {
     pub published: u64,
     pub stored: u64,
     pub visits: u64,
+    /// Members that sweeps looked at, and sweeps.
+    pub swept: u64,
+    pub sweeps: u64,
     pub gaps: u64,
     pub slow_closed: u64,
     pub idle_closed: u64,
@@ -69,6 +72,8 @@ impl std::ops::Add for Stats {
             published: self.published + other.published,
             stored: self.stored + other.stored,
             visits: self.visits + other.visits,
+            swept: self.swept + other.swept,
+            sweeps: self.sweeps + other.sweeps,
             gaps: self.gaps + other.gaps,
             slow_closed: self.slow_closed + other.slow_closed,
             idle_closed: self.idle_closed + other.idle_closed,

@@ -169,8 +169,7 @@ impl Shard {
     fn measure_rooms(&mut self, elapsed_us: u64) {
         for owned in self.rooms.iter_mut().flatten() {
             if let Owned::Ready(room) = owned {
-                let now = u64::from(mem::take(&mut room.recent_cut)) * 1024 * 1_000_000 / elapsed_us;
-                room.rate_per_1024s = (room.rate_per_1024s + now) / 2;
+                room.rate.measure(mem::take(&mut room.recent_cut), elapsed_us);
             }
         }
     }
