@@ -29,7 +29,11 @@ lint: _toolchain
 
 # Replay one simulation of whole shards by the seed that a failure printed
 sim seed: _toolchain
-    SIM_SEED="$1" cargo test -p relay --locked --test simulation -- --nocapture replay
+    SIM_SEED="$1" cargo test -p relay --locked --test simulation -- --nocapture --exact replay
+
+# Run `count` simulations with seeds from `first` on
+sim-many count first="1": _toolchain
+    SIM_SEEDS="$1" SIM_FIRST="$2" cargo test -p relay --locked --test simulation -- simulation_holds
 
 # RFC 6455 by the Autobahn suite, the 247 cases of CI
 conformance: _relay
@@ -47,4 +51,4 @@ _toolchain:
     @tools/need cargo cc git
 
 _relay: _toolchain
-    cargo build --locked -p relay
+    cargo build --workspace --bins --locked
