@@ -5,7 +5,7 @@ mod admission;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -60,6 +60,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
         persist::start(plan.store.clone(), plan.limits.tail_messages_max, reply_to)?;
     let (reports, reported) = flume::unbounded();
     let stop = Arc::new(AtomicBool::new(false));
+    let running = Arc::new(AtomicUsize::new(plan.shards));
     let mut links = Links::mesh(&wakes, LANE_BATCHES, HANDOVERS_MAX);
     let cores = core_ids(plan.shards);
     for (shard, listener) in listeners.into_iter().enumerate() {
@@ -80,6 +81,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
             persist: persist.clone(),
             replies: replies[shard].take().expect("each shard has its replies"),
             stop: stop.clone(),
+            running: running.clone(),
         };
         let reports = reports.clone();
         LocalExecutorBuilder::new(cores.get(shard).map_or(Placement::Unbound, |&core| Placement::Fixed(core)))

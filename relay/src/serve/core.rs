@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender, TrySendError};
@@ -64,6 +64,8 @@ pub struct Parts {
     pub persist: Persist,
     pub replies: Receiver<Vec<StoreReply>>,
     pub stop: Arc<AtomicBool>,
+    /// Shards that are not done yet.
+    pub running: Arc<AtomicUsize>,
 }
 
 /// One shard and its rings, on the thread of one core.
@@ -77,6 +79,9 @@ pub struct Core {
     persist: Persist,
     replies: Receiver<Vec<StoreReply>>,
     stop: Arc<AtomicBool>,
+    running: Arc<AtomicUsize>,
+    /// This shard does not count as running any more.
+    counted: bool,
     began: Instant,
     accepted: Vec<Handover>,
     /// When the thread's CPU time was read, and what it was, microseconds.
@@ -85,7 +90,7 @@ pub struct Core {
 
 impl Core {
     pub fn new(parts: Parts) -> Result<Self, SetupError> {
-        let Parts { setup, listener, capacity, links, persist, replies, stop } = parts;
+        let Parts { setup, listener, capacity, links, persist, replies, stop, running } = parts;
         let config = Config {
             sockets: capacity.slots,
             recv_buffers: RECV_BUFFERS,
@@ -107,6 +112,8 @@ impl Core {
             persist,
             replies,
             stop,
+            running,
+            counted: false,
             began: Instant::now(),
             accepted: Vec::new(),
             cpu: (0, 0),
@@ -128,7 +135,9 @@ impl Core {
             }
             self.shard.flush();
             let caused = self.carry_out();
-            if stopping.is_some_and(|since| self.shard.is_stopped() || since.elapsed() > self.shutdown) {
+            if let Some(since) = stopping
+                && (self.is_over() || since.elapsed() > self.shutdown)
+            {
                 return self.shard.stats;
             }
             if happened || caused {
@@ -142,6 +151,15 @@ impl Core {
                 cleared = true;
             }
         }
+    }
+
+    /// This shard and all others are done: until then, others may wait for its rooms' replies.
+    fn is_over(&mut self) -> bool {
+        if self.shard.is_stopped() && !self.counted {
+            self.counted = true;
+            self.running.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.running.load(Ordering::Acquire) == 0
     }
 
     fn now(&mut self) -> Now {

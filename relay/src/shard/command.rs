@@ -203,7 +203,7 @@ impl Shard {
             Command::Join { room, start } => {
                 let (room, owner) = self.route(room)?;
                 self.begin_join(session, &room)?;
-                self.post(owner, Mesh::Join { waiter, room, principal, start: *start });
+                self.ask(owner, Mesh::Join { waiter, room, principal, start: *start });
             }
             Command::Leave { room } => {
                 if !self.leave(session, room) {
@@ -216,11 +216,11 @@ impl Shard {
                 self.check_publish(session, *content, body, key.as_deref())?;
                 let key = key.as_deref().map(|key| key_hash(&principal.user, key));
                 let body = Box::from(&**body);
-                self.post(owner, Mesh::Publish { waiter, room, principal, content: *content, body, key });
+                self.ask(owner, Mesh::Publish { waiter, room, principal, content: *content, body, key });
             }
             Command::History { room, page, limit } => {
                 let (room, owner) = self.route(room)?;
-                self.post(owner, Mesh::History { waiter, room, principal, page: *page, limit: *limit });
+                self.ask(owner, Mesh::History { waiter, room, principal, page: *page, limit: *limit });
             }
             Command::Connect { .. } | Command::Ping | Command::Pong | Command::Unsupported => {}
         }

@@ -403,6 +403,7 @@ impl Shard {
     /// Ends a connection at once.
     pub(super) fn end(&mut self, id: SessionId) {
         if let Some(mut session) = self.sessions.remove(id) {
+            self.admitted -= usize::from(!session.refused);
             self.leave_all(&mut session);
             self.outbox.closes.push(id);
         }

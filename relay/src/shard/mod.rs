@@ -98,6 +98,10 @@ pub struct Shard {
     sweep_at: (usize, usize),
     /// A paced feed got frames that no sweep has begun to serve.
     sweep_wanted: bool,
+    /// Commands sent to owners whose reply has not come: each gets exactly one.
+    unanswered: u64,
+    /// Connections that are not one too many.
+    admitted: usize,
     /// Messages to this shard itself.
     local: VecDeque<Mesh>,
     upkeep: upkeep::Upkeep,
@@ -129,6 +133,8 @@ impl Shard {
             sweep: Vec::new(),
             sweep_at: (0, 0),
             sweep_wanted: false,
+            unanswered: 0,
+            admitted: 0,
             local: VecDeque::new(),
             upkeep: upkeep::Upkeep::default(),
             random: fastrand::Rng::with_seed(setup.seed),
@@ -149,11 +155,15 @@ impl Shard {
         self.stats.opened += 1;
         let mut session = Session::new(id, self.setup.limits.frame_bytes_max, self.now.ds());
         session.refused = !admitted;
+        self.admitted += usize::from(admitted);
         self.sessions.open(session);
     }
 
     /// A message from another shard.
     pub fn on_mesh(&mut self, message: Mesh) {
+        let is_reply =
+            matches!(message, Mesh::Joined { .. } | Mesh::Acked { .. } | Mesh::Page { .. } | Mesh::Refused { .. });
+        self.unanswered -= u64::from(is_reply);
         match message {
             Mesh::Join { .. } | Mesh::Leave { .. } | Mesh::Publish { .. } | Mesh::History { .. } => self.own(message),
             Mesh::Joined { .. } => self.on_joined(message),
@@ -164,6 +174,12 @@ impl Shard {
                 self.on_refused(waiter, code, retry_after_ms, join.as_deref());
             }
         }
+    }
+
+    /// Sends a command to the owner of its room; one reply will come.
+    fn ask(&mut self, owner: usize, command: Mesh) {
+        self.unanswered += 1;
+        self.post(owner, command);
     }
 
     /// Sends to a shard, this one included.
@@ -213,9 +229,9 @@ impl Shard {
         at
     }
 
-    /// Open connections.
+    /// Connections that count towards the limit.
     pub fn connections(&self) -> usize {
-        self.sessions.len()
+        self.admitted
     }
 
     /// Rooms in memory that this shard owns.

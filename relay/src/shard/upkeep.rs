@@ -188,9 +188,14 @@ impl Shard {
         self.upkeep.stopping_us.get_or_insert(self.now.us);
     }
 
-    /// Everybody is gone and everything is stored.
+    /// Everybody is gone and everything is stored and answered. Other shards may still need this one.
     pub fn is_stopped(&self) -> bool {
-        self.upkeep.told.is_some() && self.sessions.is_empty() && !self.has_unstored()
+        self.upkeep.told.is_some() && self.sessions.is_empty() && !self.is_awaited()
+    }
+
+    /// Somebody waits for storage or for an owner's reply.
+    fn is_awaited(&self) -> bool {
+        self.unanswered > 0 || self.has_unstored()
     }
 
     fn has_unstored(&self) -> bool {
@@ -204,7 +209,7 @@ impl Shard {
         let since = self.upkeep.stopping_us.unwrap_or(self.now.us);
         let patience_us = self.setup.limits.shutdown_timeout_ms * 1000 / 2;
         if self.upkeep.told.is_none() {
-            if self.has_unstored() && self.now.us < since + patience_us {
+            if self.is_awaited() && self.now.us < since + patience_us {
                 return;
             }
             self.upkeep.told = Some(self.sessions.slice(0, 1).map(|session| session.id).collect());
