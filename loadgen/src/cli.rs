@@ -96,7 +96,7 @@ pub struct RunArgs {
     /// Process of the server on this machine, to measure its CPU and memory
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    /// Directory for the result; must not exist or be empty [default: bench-results/runs/<date>-<machine>-<commit>-<name>]
+    /// Directory for the result; must not exist or be empty [default: bench-results/runs/DATE-MACHINE-COMMIT-NAME]
     #[arg(long, value_name = "DIR", conflicts_with = "no_output")]
     pub output: Option<PathBuf>,
     /// Write no result files
