@@ -244,6 +244,11 @@ impl Shard {
         self.feed_of.len()
     }
 
+    /// Feeds served in sweeps.
+    pub fn paced_feeds(&self) -> usize {
+        self.feeds.iter().flatten().filter(|feed| feed.paced).count()
+    }
+
     /// Most bytes of replies that wait for one connection.
     pub fn replies_bytes(&self) -> usize {
         self.sessions.slice(0, 1).map(|session| session.replies.len()).max().unwrap_or(0)

@@ -199,6 +199,9 @@ impl Process {
                 *env.met.entry("a full lane").or_default() += 1;
             }
         }
+        if self.shards[n].paced_feeds() > 0 {
+            *env.met.entry("a paced feed").or_default() += 1;
+        }
         let page_messages = (limits.history_messages_max as usize).max(limits.recovery_messages_max as usize);
         let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max + 1024;
         let (waiting, max) = (self.shards[n].replies_bytes(), limits.replies_bytes_max);

@@ -26,6 +26,20 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
+    /// The invariant that does not hold any more; others may notice first.
+    pub fn breaks(self) -> &'static str {
+        match self {
+            Self::AckBeforeStore => "invariant 1,",
+            Self::LoseDeliver => "invariant 7",
+            Self::SwapRecords | Self::ForgetIds => "invariant 3",
+            Self::LoseReply => "invariant 8",
+            Self::LoseLeave => "invariant 10",
+            Self::SendTwice | Self::LoseSend => "invariant 5",
+            Self::FlipBit => "invariant 6",
+            Self::ForgetKeys => "invariant 4",
+        }
+    }
+
     pub const ALL: [Self; 10] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,

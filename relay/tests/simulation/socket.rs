@@ -19,6 +19,8 @@ pub struct Socket {
     pub down: VecDeque<u8>,
     /// The send in flight, and a copy of its bytes: they may not change until it ends.
     sending: Option<(Segment, Vec<u8>)>,
+    /// The last send ended in the middle of a segment.
+    is_cut: bool,
     pub wants_writable: bool,
     pub client_gone: bool,
     pub server_closed: bool,
@@ -57,7 +59,9 @@ impl Socket {
             return Some(Err(io::ErrorKind::WouldBlock.into()));
         }
         if !self.client_gone {
-            self.take(&copy[..taken], taken == copy.len(), rng, sabotage);
+            let is_whole = taken == copy.len();
+            self.take(&copy[..taken], is_whole && !self.is_cut, rng, sabotage);
+            self.is_cut = !is_whole;
         }
         Some(Ok(taken))
     }
