@@ -97,9 +97,9 @@ impl<'w> Worker<'w> {
             recv_buffers: (buffers as u16 / 2 + 1).next_power_of_two(),
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             queue_entries: 1_024,
-            notify: false,
         };
-        let rings = (0..rings_needed).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
+        let mut rings = (0..rings_needed).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
+        rings.iter_mut().for_each(|ring| ring.set_quiet(true));
         Ok(Self {
             world,
             gauges: &world.gauges[index as usize],

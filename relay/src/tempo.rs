@@ -19,7 +19,7 @@ const VISITS_MIN: u64 = 2_000;
 /// A room whose frames cost fewer visits per second than this on any core is cut without delay.
 pub const CUT_AT_ONCE_VISITS_PER_S: u64 = 1_000;
 /// A larger room is cut this often in a period.
-pub const CUTS_PER_PERIOD: u64 = 8;
+pub const CUTS_PER_PERIOD: u64 = 16;
 /// Members visited in one chunk of a sweep; between two chunks the core does other work.
 pub const CHUNK_VISITS: usize = 128;
 
@@ -28,8 +28,11 @@ const BUSY_PERCENT: u64 = 34;
 const IDLE_PERCENT: u64 = 30;
 /// The period is looked at this often at most, microseconds.
 const ADAPT_US: u64 = 100_000;
-/// A sweep that is on time does not wake the core more often than this, microseconds.
-const TURN_US_MIN: u64 = 1_000;
+/// A core that paces its rooms need not look around more often than this, microseconds, and may not look less often:
+/// each look costs ten microseconds or more, and adds its distance to an ack.
+const REST_US: (u64, u64) = (1_000, 4_000);
+/// From this period on a core rests for a fixed time instead of being woken by whatever comes, microseconds.
+const BUSY_PERIOD_US: u64 = 20_000;
 /// Rates of rooms and feeds are looked at this often, microseconds.
 pub const RATES_US: u64 = 1_000_000;
 
@@ -74,6 +77,16 @@ impl Tempo {
         self.period_us / CUTS_PER_PERIOD
     }
 
+    /// A hundredth of the period: how long the core rests between two looks.
+    pub fn rest_us(&self) -> u64 {
+        (self.period_us / 100).clamp(REST_US.0, REST_US.1)
+    }
+
+    /// So much is to be done that wake-ups would cost more than what they announce.
+    pub fn is_busy(&self) -> bool {
+        self.period_us >= BUSY_PERIOD_US
+    }
+
     /// A new sweep may begin.
     pub fn sweep_is_due(&self, now_us: u64) -> bool {
         self.sweep.done >= self.sweep.total && now_us >= self.sweep.began_us + self.period_us
@@ -107,7 +120,7 @@ impl Tempo {
         let Sweep { began_us, total, done } = self.sweep;
         let ahead = (CHUNK_VISITS as u64 / 4).min(total - done);
         let at = began_us + (done + ahead) * (self.period_us * 19 / 20) / total.max(1);
-        if at <= now_us { now_us } else { at.max(now_us + TURN_US_MIN) }
+        if at <= now_us { now_us } else { at.max(now_us + self.rest_us()) }
     }
 
     /// So many members were looked at.

@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
 }
 
 fn config(connections: usize) -> Config {
-    Config { sockets: connections as u16, recv_buffers: 512, recv_buffer_bytes: 2048, queue_entries: 1024, notify: true }
+    Config { sockets: connections as u16, recv_buffers: 512, recv_buffer_bytes: 2048, queue_entries: 1024 }
 }
 
 fn serve(connections: usize, bytes: usize) -> io::Result<()> {

@@ -167,7 +167,7 @@ impl Queue {
         // Between the store above and the load below, against the kernel's store of a completion and its load of the
         // flag: one side sees the other.
         fence(Ordering::SeqCst);
-        self.ring.completion().is_empty() && !self.ring.submission().cq_overflow()
+        self.ring.completion().is_empty() && !self.kernel_holds_completions()
     }
 
     /// Completions the queue can hold.

@@ -32,18 +32,17 @@ pub struct Ring {
     targets: HashMap<u16, Box<SockAddr>>,
     /// Sockets whose receive ended because no buffer was left, in order.
     starved: VecDeque<Socket>,
+    quiet: bool,
     wake: Wake,
 }
 
 impl Ring {
-    /// `wake` is notified when completions arrive, if `config.notify` says so.
+    /// `wake` is notified when completions arrive, unless [`Ring::set_quiet`].
     pub fn new(config: Config, wake: &Wake) -> Result<Self, SetupError> {
         let ring = setup::build(&config)?;
         let buffers =
             Buffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes).map_err(setup::explain)?;
-        if config.notify {
-            ring.submitter().register_eventfd(wake.fd().as_raw_fd()).map_err(setup::explain)?;
-        }
+        ring.submitter().register_eventfd(wake.fd().as_raw_fd()).map_err(setup::explain)?;
         Ok(Self {
             queue: Queue::new(ring),
             slots: Slots::new(config.sockets),
@@ -51,6 +50,7 @@ impl Ring {
             acceptors: Vec::new(),
             targets: HashMap::new(),
             starved: VecDeque::new(),
+            quiet: false,
             wake: wake.clone(),
         })
     }
@@ -181,9 +181,15 @@ impl Ring {
         events
     }
 
+    /// From the end of the next turn on, completions notify nobody and wait for the turn after it: for a thread that
+    /// turns at its own pace, because under load wake-ups cost more than what they announce.
+    pub fn set_quiet(&mut self, quiet: bool) {
+        self.quiet = quiet;
+    }
+
     /// Submits what the turn itself has queued, and sees to it that nothing waits unnoticed.
     fn finish_turn(&mut self) {
-        let told = self.queue.unmute();
+        let told = self.quiet || self.queue.unmute();
         if self.queue.has_unsubmitted() {
             self.queue.submit();
         }

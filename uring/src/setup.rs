@@ -16,9 +16,6 @@ pub struct Config {
     pub recv_buffer_bytes: u32,
     /// Submission queue entries, a power of two; the completion queue has eight times as many.
     pub queue_entries: u32,
-    /// Completions notify the thread's [`Wake`](crate::Wake). Without, they cost the kernel no wake-up at all and wait
-    /// until the next [`Ring::turn`](crate::Ring::turn), which a busy thread makes at its own pace.
-    pub notify: bool,
 }
 
 /// Why a ring could not be made; each message says what to do.
@@ -46,15 +43,12 @@ pub fn build(config: &Config) -> Result<IoUring, SetupError> {
     if u64::from(config.sockets) > limit {
         return Err(SetupError::TooManySockets { sockets: config.sockets, limit });
     }
-    // Single issuer needs Linux 6.0, as multishot receive does: an older kernel refuses here.
-    let mut builder = IoUring::builder();
-    if config.notify {
-        builder.setup_coop_taskrun();
-    } else {
-        builder.setup_defer_taskrun();
-    }
-    let ring = builder
+    // Deferred task work needs Linux 6.1, multishot receive does: an older kernel refuses here.
+    // Deferred, what arrives is only noted until the thread enters the kernel: it interrupts and wakes nobody but
+    // through the eventfd.
+    let ring = IoUring::builder()
         .setup_single_issuer()
+        .setup_defer_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(config.queue_entries.saturating_mul(8))
@@ -125,7 +119,7 @@ mod tests {
 
     #[test]
     fn more_sockets_than_open_files_are_refused_by_name() {
-        let config = Config { sockets: u16::MAX, recv_buffers: 8, recv_buffer_bytes: 64, queue_entries: 8, notify: true };
+        let config = Config { sockets: u16::MAX, recv_buffers: 8, recv_buffer_bytes: 64, queue_entries: 8 };
         match build(&config) {
             Err(SetupError::TooManySockets { sockets, limit }) => {
                 assert_eq!(sockets, u16::MAX);

@@ -84,6 +84,8 @@ pub struct Core {
     counted: bool,
     began: Instant,
     accepted: Vec<Handover>,
+    /// Rings are quiet and the shard looks at them at its own pace.
+    busy: bool,
     /// When the thread's CPU time was read, and what it was, microseconds.
     cpu: (u64, u64),
 }
@@ -96,7 +98,6 @@ impl Core {
             recv_buffers: RECV_BUFFERS,
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             queue_entries: QUEUE_ENTRIES,
-            notify: true,
         };
         let mut rings =
             (0..capacity.rings).map(|_| Ring::new(config, &links.wake)).collect::<Result<Vec<_>, _>>()?;
@@ -116,6 +117,7 @@ impl Core {
             counted: false,
             began: Instant::now(),
             accepted: Vec::new(),
+            busy: false,
             cpu: (0, 0),
         })
     }
@@ -142,7 +144,7 @@ impl Core {
             }
             if happened || caused {
                 cleared = false;
-            } else if cleared {
+            } else if cleared || self.busy {
                 self.park().await;
                 cleared = false;
             } else {
@@ -260,15 +262,26 @@ impl Core {
         caused
     }
 
-    /// Sleeps in the executor until the shard's eventfd is readable or something is due.
-    async fn park(&self) {
+    /// Sleeps in the executor until the shard's eventfd is readable or something is due. A busy shard does not let
+    /// itself be woken: it looks every few milliseconds.
+    async fn park(&mut self) {
+        if self.busy != self.shard.tempo().is_busy() {
+            // Rings notify, or cease to, from the end of their next turn on.
+            self.busy = !self.busy;
+            self.rings.iter_mut().for_each(|ring| ring.set_quiet(self.busy));
+            return;
+        }
         let now_us = self.began.elapsed().as_micros() as u64;
         let sleep_us = self.shard.deadline_us().saturating_sub(now_us).min(PARK_US_MAX);
         if sleep_us == 0 {
             return;
         }
-        let sleep = async { glommio::timer::sleep(Duration::from_micros(sleep_us)).await };
-        future::or(readable(&self.links.wake), sleep).await;
+        if self.busy {
+            glommio::timer::sleep(Duration::from_micros(sleep_us.min(self.shard.tempo().rest_us()))).await;
+        } else {
+            let sleep = glommio::timer::sleep(Duration::from_micros(sleep_us));
+            future::or(readable(&self.links.wake), sleep).await;
+        }
     }
 }
 

@@ -254,8 +254,8 @@ impl Shard {
         self.sessions.slice(0, 1).map(|session| session.replies.len()).max().unwrap_or(0)
     }
 
-    /// The sweep period in force, microseconds.
-    pub fn period_us(&self) -> u64 {
-        self.tempo.period_us()
+    /// How often members are visited now.
+    pub fn tempo(&self) -> &Tempo {
+        &self.tempo
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use uring::{Config, Event, Ring, Segment, Socket, Wake};
 
-pub const CONFIG: Config = Config { sockets: 64, recv_buffers: 64, recv_buffer_bytes: 2048, queue_entries: 64, notify: true };
+pub const CONFIG: Config = Config { sockets: 64, recv_buffers: 64, recv_buffer_bytes: 2048, queue_entries: 64 };
 
 /// An [`Event`] that owns its bytes.
 #[derive(Debug)]
