@@ -18,7 +18,7 @@ use crate::speech::{self, Heard, Line};
 #[derive(Debug)]
 enum Asked {
     Connect,
-    /// `real`: the seq it names was durable when it was sent.
+    /// `real`: the client knows that the seq it names is durable.
     Join { room: Arc<str>, start: Start, real: bool },
     Leave { room: Arc<str> },
     Publish { body: Vec<u8> },
@@ -54,6 +54,8 @@ pub struct Client {
     pub conn: Option<Conn>,
     /// The last seq it has of each room, over all connections, with the epoch.
     places: BTreeMap<Arc<str>, (u64, u64)>,
+    /// The highest seq of each room that it was told of in any way.
+    known: BTreeMap<Arc<str>, u64>,
     /// Bodies of messages with a key, to be repeated.
     repeatable: Vec<Vec<u8>>,
     published: u32,
@@ -70,6 +72,7 @@ impl Client {
             dialect,
             conn: None,
             places: BTreeMap::new(),
+            known: BTreeMap::new(),
             repeatable: Vec::new(),
             published: 0,
             stalled: false,
@@ -197,21 +200,31 @@ impl Client {
                 assert!(recovering == matches!(start, Start::Since { .. }), "recovering is {recovering} for {start:?}");
                 check_start(start, real, (from, head, recovered), &room, env);
                 self.places.insert(room.clone(), (epoch, from));
+                self.know(&room, head.unwrap_or(from));
                 assert!(conn.joined.insert(room.clone(), from).is_none(), "joined {room} twice");
             }
             (Asked::Leave { room }, Heard::Left) => {
                 assert!(conn.joined.remove(&room).is_some(), "left {room} without being in it");
             }
-            (Asked::Publish { body }, Heard::Acked { seq, id }) => env.oracle.acked(&body, seq, id),
+            (Asked::Publish { body }, Heard::Acked { seq, id }) => {
+                env.oracle.acked(&body, seq, id);
+                self.know(&env.oracle.sent(&body).room, seq);
+            }
             (Asked::History { room, page, limit }, Heard::History { epoch, head, lines }) => {
                 assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
                 let limit = u64::from(limit.min(env.plan.limits.history_messages_max));
                 env.oracle.check_page(&room, page, (limit, env.plan.limits.history_bytes_max), head, &lines);
+                self.know(&room, head);
                 self.page = Some((head, lines.last().map_or(head, |line| line.seq)));
             }
             (Asked::Ping, Heard::Pong) => {}
             (asked, heard) => panic!("invariant 8: {asked:?} is answered by {heard:?}"),
         }
+    }
+
+    fn know(&mut self, room: &Arc<str>, seq: u64) {
+        let known = self.known.entry(room.clone()).or_default();
+        *known = seq.max(*known);
     }
 
     fn batch(&mut self, conn: &mut Conn, room: &str, lines: &[Line<'_>], env: &mut Env) {

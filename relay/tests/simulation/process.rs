@@ -15,6 +15,9 @@ use crate::socket::Socket;
 
 /// Slots of a simulated ring; few, so that they are taken again soon.
 const RINGS: usize = 2;
+/// Bytes of one receive.
+const RECEIVE_BYTES_MAX: usize = 2048;
+/// Frames that a room may add to a lane at once.
 const LANE_MESSAGES_SLACK: usize = 64;
 
 /// The shards of a process and everything they own together.
@@ -100,7 +103,7 @@ impl Process {
             if !env.calm && env.rng.u8(..3) == 0 {
                 continue;
             }
-            let most = if env.calm || env.rng.bool() { 4096 } else { env.rng.usize(1..=200) };
+            let most = if env.calm || env.rng.bool() { RECEIVE_BYTES_MAX } else { env.rng.usize(1..=200) };
             let mut bytes = socket.receive(most);
             if !bytes.is_empty() {
                 self.shards[n].on_bytes(id, &mut bytes);
@@ -203,9 +206,11 @@ impl Process {
             *env.met.entry("a paced feed").or_default() += 1;
         }
         let page_messages = (limits.history_messages_max as usize).max(limits.recovery_messages_max as usize);
-        let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max + 1024;
+        // The largest reply, and the short ones to the commands of one receive.
+        let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max;
+        let short_bytes = 4 * RECEIVE_BYTES_MAX;
         let (waiting, max) = (self.shards[n].replies_bytes(), limits.replies_bytes_max);
-        assert!(waiting <= max + page_bytes, "invariant 9: {waiting} bytes of replies wait for one connection, {max} may");
+        assert!(waiting <= max + page_bytes + short_bytes, "invariant 9: {waiting} bytes of replies wait for one connection, {max} may");
     }
 
     /// A shard has something to do now.

@@ -175,13 +175,17 @@ impl Client {
             (Some((epoch, seq)), 11) => Start::Since { seq, epoch: Some(epoch + 1) },
             (Some((epoch, seq)), 12) => Start::Since { seq: env.rng.u64(..=seq), epoch: Some(epoch) },
             (Some((epoch, seq)), 13) => Start::Since { seq: seq + env.rng.u64(..1000), epoch: Some(epoch) },
+            (_, 14) => Start::Since { seq: self.known.get(&room).copied().unwrap_or(0), epoch: None },
             _ => {
                 let recent = [0, 1, 5, 60, 5000];
                 Start::Recent(recent[env.rng.usize(..recent.len())])
             }
         };
         let real = match start {
-            Start::Since { seq, .. } => seq <= env.oracle.head(&room),
+            Start::Since { seq, .. } => {
+                let known = self.known.get(&room).copied().unwrap_or(0);
+                seq <= known.max(place.map_or(0, |(_, seq)| seq))
+            }
             Start::Recent(_) => true,
         };
         let command = Command::Join { room: room.to_string().into(), start };
