@@ -8,6 +8,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
 const binary = process.env.RELAY_BIN;
+// Time is up for the whole file: end as usual, so that its relays end too.
+process.once('SIGTERM', () => process.exit(143));
 if (!binary) throw new Error('RELAY_BIN must name the relay binary');
 
 /** Starts a relay for one test or suite `t`, after which the process and its data are gone. Resolves once it listens. */
@@ -38,6 +40,7 @@ class Relay {
     const args = ['serve', '--listen', this.#address, '--data', this.#data, '--shards', '2', ...this.#flags];
     const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     this.#process = child;
+    process.once('exit', () => child.kill('SIGKILL'));
     const log = [];
     const lines = createInterface({ input: child.stderr });
     this.#address = await new Promise((resolve, reject) => {

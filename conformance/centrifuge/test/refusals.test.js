@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
-import { after, test } from 'node:test';
+import { after } from 'node:test';
 
+import { test } from '../limited.js';
 import { connected, open } from '../plain.js';
 import { startRelay } from '../relay.js';
 import { connect, join, next } from '../sdk.js';
