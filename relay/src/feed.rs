@@ -132,8 +132,9 @@ pub struct Feed {
     speakers: [u32; Dialect::COUNT],
     /// Served by sweeps; otherwise every frame goes out at once.
     pub paced: bool,
-    /// Head when the last sweep over it began, so that a quiet room is not swept.
-    pub swept: u64,
+    /// Members still to be visited since the last frame, and the index of the one visited last.
+    pub unvisited: usize,
+    visited: usize,
     /// Messages since the rate was last looked at, and that rate.
     pub recent: u32,
     pub rate: MessageRate,
@@ -150,7 +151,8 @@ impl Feed {
             chains: [const { None }; Dialect::COUNT],
             speakers: [0; Dialect::COUNT],
             paced: false,
-            swept: 0,
+            unvisited: 0,
+            visited: 0,
             recent: 0,
             rate: MessageRate::default(),
             touched_s: 0,
@@ -169,11 +171,22 @@ impl Feed {
     /// Removes the member at this index; another one may move there, which is returned.
     pub fn remove(&mut self, at: u32, dialect: Dialect) -> Option<SessionId> {
         self.members.swap_remove(at as usize);
+        if self.unvisited > 0 {
+            // The last member took this one's place, maybe on the other side of the round.
+            self.unvisited = self.members.len();
+        }
         self.speakers[dialect as usize] -= 1;
         if self.speakers[dialect as usize] == 0 {
             self.chains[dialect as usize] = None;
         }
         self.members.get(at as usize).copied()
+    }
+
+    /// The next member to visit, around and around from the last to the first; None when all were visited.
+    pub fn next_unvisited(&mut self) -> Option<SessionId> {
+        self.unvisited = self.unvisited.checked_sub(1)?;
+        self.visited = self.visited.checked_sub(1).unwrap_or(usize::MAX).min(self.members.len().checked_sub(1)?);
+        Some(self.members[self.visited])
     }
 
     pub fn chain(&self, dialect: Dialect) -> Option<&Chain> {

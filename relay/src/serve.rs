@@ -71,6 +71,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
             ids_after_ms,
             limits: plan.limits.clone(),
             echo: plan.echo,
+            period_us: None,
             seed: fastrand::u64(..),
         };
         let parts = core::Parts {

@@ -173,6 +173,21 @@ impl Sessions {
         Some(session)
     }
 
+    /// Slots that were ever taken.
+    pub fn slots(&self) -> u64 {
+        self.rings.iter().map(|slots| slots.len() as u64).sum()
+    }
+
+    /// The session in the slot at `place` (ring, slot), which moves on to the next slot.
+    pub fn walk(&self, place: &mut (usize, usize)) -> Option<SessionId> {
+        while self.rings.get(place.0)?.len() <= place.1 {
+            *place = (place.0 + 1, 0);
+        }
+        let session = self.rings[place.0][place.1].as_ref();
+        place.1 += 1;
+        session.map(|session| session.id)
+    }
+
     /// The sessions among the slots `part` of `parts` of every ring: a slice for housekeeping.
     pub fn slice(&self, part: usize, parts: usize) -> impl Iterator<Item = &Session> {
         self.rings.iter().flat_map(move |slots| slots.iter().skip(part).step_by(parts).flatten().map(|s| &**s))

@@ -55,7 +55,7 @@ impl Shard {
     pub(super) fn mark(&mut self, session: &mut Session) {
         if !session.dirty {
             session.dirty = true;
-            self.dirty.push(session.id);
+            self.fanout.dirty.push(session.id);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The members connected to this shard: joining and leaving feeds, frames, and visits.
+//! The members connected to this shard: joining and leaving feeds, frames, and visits to one connection.
 
 use std::io;
 use std::mem;
@@ -15,7 +15,6 @@ use crate::ids::{SessionId, owner_of};
 use crate::mesh::Mesh;
 use crate::room::Waiter;
 use crate::session::{Membership, Phase, Sending, Session, Speaks};
-use crate::tempo;
 
 /// Bodies of one frame, bytes: a longer run of messages becomes several frames.
 const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
@@ -148,9 +147,9 @@ impl Shard {
         feed.recent += records.len() as u32;
         feed.touched_s = now_s;
         if feed.paced {
-            self.sweep_wanted = true;
+            self.fanout.sweep_wanted = true;
         } else {
-            self.fresh.push(index);
+            self.serve_at_once(index);
         }
     }
 
@@ -188,84 +187,6 @@ impl Shard {
             self.mark(&mut session);
         }
         self.sessions.put(session);
-    }
-
-    /// Visits the members of feeds that got frames and are served at once.
-    pub(super) fn visit_fresh(&mut self) {
-        for index in mem::take(&mut self.fresh) {
-            let members = self.feeds[index as usize].as_ref().map_or(0, |feed| feed.members.len());
-            // From the last to the first: a visit can end a membership (a gap in some dialects), whose place the last
-            // member takes, and that one was visited already.
-            for n in (0..members).rev() {
-                let Some(feed) = &self.feeds[index as usize] else { break };
-                let Some(&id) = feed.members.get(n) else { continue };
-                self.visit(id);
-            }
-        }
-    }
-
-    /// Visits the sessions that have something of their own to send.
-    pub(super) fn visit_dirty(&mut self) {
-        let mut list = mem::take(&mut self.dirty);
-        for id in list.drain(..) {
-            if let Some(session) = self.sessions.get(id) {
-                session.dirty = false;
-                self.visit(id);
-            }
-        }
-        // A visit can mark its session again (a gap that is answered); those are served in the next turn.
-        list.append(&mut self.dirty);
-        self.dirty = list;
-    }
-
-    /// Serves the next chunk of members of paced feeds.
-    pub(super) fn sweep(&mut self) {
-        if self.sweep_wanted && self.tempo.sweep_is_due(self.now.us) {
-            self.begin_sweep();
-        }
-        let due = self.tempo.due(self.now.us);
-        let mut looked_at = 0;
-        while looked_at < due {
-            let (place, left) = self.sweep_at;
-            let Some(&index) = self.sweep.get(place) else { break };
-            let members = self.feeds[index as usize].as_ref().map_or(&[][..], |feed| &feed.members);
-            // From the last to the first, as above: whoever leaves meanwhile makes nobody else be missed.
-            let Some((&id, before)) = members[..left.min(members.len())].split_last() else {
-                self.sweep_at = (place + 1, usize::MAX);
-                continue;
-            };
-            self.sweep_at = (place, before.len());
-            self.visit(id);
-            self.stats.swept += 1;
-            looked_at += 1;
-        }
-        if looked_at < due {
-            // Members left meanwhile: the sweep is over earlier than planned.
-            self.tempo.finish(self.now.us);
-        } else {
-            self.tempo.advance(looked_at as u64, self.now.us);
-        }
-    }
-
-    fn begin_sweep(&mut self) {
-        self.sweep_wanted = false;
-        self.sweep.clear();
-        self.sweep_at = (0, usize::MAX);
-        let mut total = 0;
-        for (index, feed) in self.feeds.iter_mut().enumerate() {
-            if let Some(feed) = feed
-                && feed.paced
-                && feed.swept != feed.head
-            {
-                feed.swept = feed.head;
-                total += feed.members.len() as u64;
-                self.sweep.push(index as u32);
-            }
-        }
-        if total > 0 {
-            self.tempo.begin(self.now.us, total);
-            self.stats.sweeps += 1;
-        }
     }
 
     /// One send to one connection, if none is in flight: the rest of the last one, private bytes, or the next bytes of
@@ -407,36 +328,6 @@ impl Shard {
             self.leave_all(&mut session);
             self.outbox.closes.push(id);
         }
-    }
-
-    /// Which feeds are served in sweeps, from their rates of the last second.
-    pub(super) fn pace_feeds(&mut self, elapsed_us: u64) {
-        let mut costs = Vec::new();
-        let mut quiet = Vec::new();
-        for (index, feed) in self.feeds.iter_mut().enumerate() {
-            let Some(feed) = feed else { continue };
-            feed.rate.measure(mem::take(&mut feed.recent), elapsed_us);
-            let cost = feed.rate.times(feed.members.len());
-            if cost > 0 {
-                costs.push((cost, index as u32));
-            } else if feed.paced {
-                quiet.push(index as u32);
-            }
-        }
-        let all: Vec<u32> = costs.iter().map(|&(_, index)| index).collect();
-        let paced: foldhash::HashSet<u32> = tempo::paced(costs, self.tempo.at_once_visits_per_s()).collect();
-        quiet.into_iter().for_each(|index| self.set_paced(index, false));
-        all.into_iter().for_each(|index| self.set_paced(index, paced.contains(&index)));
-    }
-
-    fn set_paced(&mut self, index: u32, paced: bool) {
-        let Some(feed) = &mut self.feeds[index as usize] else { return };
-        if feed.paced && !paced {
-            // Members that wait for a sweep are served now.
-            self.fresh.push(index);
-        }
-        feed.paced = paced;
-        self.sweep_wanted |= paced;
     }
 }
 

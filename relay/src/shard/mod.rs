@@ -1,10 +1,12 @@
 //! One core's part of the relay, as a plain synchronous value: what happened goes in, effects come out.
 //!
 //! A table of contents. [`command`] turns a connection's bytes into commands, [`owner`] runs the rooms this shard
-//! owns, [`member`] serves the members connected here, [`upkeep`] is what time alone causes. `session`, `room` and
+//! owns, [`member`] serves the members connected here,
+//! [`fanout`] says when each is visited, [`upkeep`] is what time alone causes. `session`, `room` and
 //! `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
 
 mod command;
+mod fanout;
 mod member;
 mod outbox;
 mod owner;
@@ -58,6 +60,8 @@ pub struct Setup {
     pub limits: Limits,
     /// Serve `/echo` for conformance suites, instead of the dialects.
     pub echo: bool,
+    /// Sweep all rooms at this period, microseconds, instead of adapting to the load (for simulations).
+    pub period_us: Option<u64>,
     /// Seeds generated user names and reconnect hints.
     pub seed: u64,
 }
@@ -75,13 +79,9 @@ pub struct Shard {
     rate: Rate,
     now: Now,
     sessions: Sessions,
-    /// Sessions with something to send that no sweep will come by for.
-    dirty: Vec<SessionId>,
     feeds: Vec<Option<Box<Feed>>>,
     free_feeds: Vec<u32>,
     feed_of: HashMap<Arc<str>, u32>,
-    /// Feeds that got frames this turn and are served at once.
-    fresh: Vec<u32>,
     rooms: Vec<Option<Owned>>,
     free_rooms: Vec<u32>,
     room_of: HashMap<Arc<str>, u32>,
@@ -93,11 +93,7 @@ pub struct Shard {
     behind: Vec<u32>,
     ids: Snowflake,
     tempo: Tempo,
-    /// Feeds of the sweep under way, and its place in them: which feed, how many of its members are left.
-    sweep: Vec<u32>,
-    sweep_at: (usize, usize),
-    /// A paced feed got frames that no sweep has begun to serve.
-    sweep_wanted: bool,
+    fanout: fanout::Fanout,
     /// Commands sent to owners whose reply has not come: each gets exactly one.
     unanswered: u64,
     /// Connections that are not one too many.
@@ -117,11 +113,9 @@ impl Shard {
             rate: Rate { per_s: limits.user_publish_rate, burst: 2 * limits.user_publish_rate },
             now: Now::default(),
             sessions: Sessions::default(),
-            dirty: Vec::new(),
             feeds: Vec::new(),
             free_feeds: Vec::new(),
             feed_of: HashMap::new(),
-            fresh: Vec::new(),
             rooms: Vec::new(),
             free_rooms: Vec::new(),
             room_of: HashMap::new(),
@@ -129,10 +123,8 @@ impl Shard {
             uncut: Vec::new(),
             behind: Vec::new(),
             ids: Snowflake::new(setup.node, setup.shard as u16, setup.ids_after_ms),
-            tempo: Tempo::new(),
-            sweep: Vec::new(),
-            sweep_at: (0, 0),
-            sweep_wanted: false,
+            tempo: setup.period_us.map_or_else(Tempo::new, Tempo::fixed),
+            fanout: fanout::Fanout::default(),
             unanswered: 0,
             admitted: 0,
             local: VecDeque::new(),
@@ -207,19 +199,13 @@ impl Shard {
         while let Some(message) = self.local.pop_front() {
             self.on_mesh(message);
         }
-        self.visit_fresh();
-        self.sweep();
-        self.visit_dirty();
+        self.fan_out();
     }
 
     /// When the next turn is due even if nothing happens, microseconds on the clock of [`Now::us`].
     pub fn deadline_us(&self) -> u64 {
         let mut at = if self.upkeep.is_stopping() { self.now.us + 1000 } else { self.upkeep.next_us() };
-        if self.tempo.is_sweeping() {
-            at = at.min(self.tempo.next_chunk_us(self.now.us));
-        } else if self.sweep_wanted {
-            at = at.min(self.tempo.next_sweep_us());
-        }
+        at = at.min(self.next_fan_out_us());
         if !self.uncut.is_empty() {
             at = at.min(self.next_cut_us());
         }

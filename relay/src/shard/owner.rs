@@ -362,7 +362,7 @@ impl Shard {
 
 /// How long durable messages of a room wait for others to share their frame.
 fn cut_delay_us(room: &Room, cut_us: u64) -> u64 {
-    let visits_per_s = room.rate.times(room.members_on_one_core() as usize);
+    let visits_per_s = room.rate.visits_per_s(room.members_on_one_core() as usize);
     if visits_per_s < CUT_AT_ONCE_VISITS_PER_S { 0 } else { cut_us }
 }
 

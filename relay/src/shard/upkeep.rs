@@ -52,7 +52,6 @@ enum Due {
 
 impl Shard {
     pub(super) fn keep_up(&mut self) {
-        self.tempo.adapt(self.now.us, self.now.cpu_us, self.stats.visits);
         if self.upkeep.stopping_us.is_some() {
             self.stop_on();
         }
