@@ -172,9 +172,13 @@ impl Ring {
                 events += usize::from(self.complete(completion, &mut each));
             }
             if completions.is_empty() {
-                break;
+                if !self.queue.kernel_holds_completions() {
+                    break;
+                }
+                // Entering the kernel runs a few dozen deferred completions at a time, not all.
+                self.queue.submit();
             }
-            left = left.saturating_sub(completions.len());
+            left = left.saturating_sub(completions.len().max(1));
         }
         self.feed_starved();
         self.finish_turn();
