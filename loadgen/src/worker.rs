@@ -99,7 +99,9 @@ impl<'w> Worker<'w> {
             queue_entries: 1_024,
         };
         let mut rings = (0..rings_needed).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
-        rings.iter_mut().for_each(|ring| ring.set_quiet(true));
+        for ring in &mut rings {
+            ring.set_quiet(true);
+        }
         Ok(Self {
             world,
             gauges: &world.gauges[index as usize],

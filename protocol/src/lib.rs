@@ -3,14 +3,16 @@
 //! A dialect is one small file that turns bytes into [`Command`]s and [`Event`]s into bytes. Everything the relay
 //! knows about a client goes through these two enums, so that a further dialect is one further file.
 
-pub mod snowflake;
+#![warn(missing_docs)]
+
+pub mod centrifuge;
 pub mod command;
+pub mod dialect;
 pub mod event;
 pub mod frame;
 pub mod handshake;
-pub mod dialect;
 pub mod native;
-pub mod centrifuge;
+pub mod snowflake;
 
 pub use command::{Command, Page, Request, Start};
 pub use dialect::Dialect;

@@ -4,13 +4,13 @@
 //! and what drives it all (serve). Everything up to `mesh` is pure: no I/O, no clock, no runtime.
 
 pub mod config;
-pub mod ids;
-pub mod session;
 pub mod dedupe;
-pub mod room;
 pub mod feed;
-pub mod tempo;
+pub mod ids;
 pub mod mesh;
-pub mod shard;
 pub mod persist;
+pub mod room;
 pub mod serve;
+pub mod session;
+pub mod shard;
+pub mod tempo;

@@ -36,7 +36,7 @@ const EXAMPLES: &str = "Examples:
 #[derive(Subcommand)]
 enum Command {
     /// Serve chat rooms until SIGTERM
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Send every WebSocket message back, with the relay's own sockets and frames (for conformance suites)
     Echo(EchoArgs),
 }
@@ -50,7 +50,7 @@ struct EchoArgs {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve(args) => serve_rooms(args),
+        Command::Serve(args) => serve_rooms(*args),
         Command::Echo(args) => echo(&args),
     };
     match done {
@@ -79,7 +79,7 @@ fn serve_rooms(args: ServeArgs) -> anyhow::Result<()> {
         (Arc::new(store), format!("embedded store in {}", args.data.display()))
     };
     let plan = Plan { listen: args.listen, store, shards, node: args.node, limits: args.limits, echo: false };
-    serve::run(plan, |address, capacity| {
+    serve::run(&plan, |address, capacity| {
         eprintln!("relay {}: {shards} shards, {kept}", env!("CARGO_PKG_VERSION"));
         eprintln!("capacity: {capacity}");
         eprintln!("native ws://{address}{} · Centrifuge ws://{address}{}", native::PATH, centrifuge::PATH);
@@ -97,7 +97,7 @@ fn echo(args: &EchoArgs) -> anyhow::Result<()> {
     };
     let store = Arc::new(MemoryStore::default());
     let plan = Plan { listen: args.listen, store, shards: cores(), node: 0, limits, echo: true };
-    serve::run(plan, |address, _| eprintln!("listening on {address}, ws://{address}/echo"))
+    serve::run(&plan, |address, _| eprintln!("listening on {address}, ws://{address}/echo"))
 }
 
 fn cores() -> usize {

@@ -101,9 +101,9 @@ impl Threads {
 /// Starts the storage threads. `replies` are the shards', by number. Returns the time up to which ids may have been
 /// given out before.
 pub fn start(
-    store: Arc<dyn Store>,
+    store: &Arc<dyn Store>,
     tail_max: usize,
-    replies: Vec<ReplyTo>,
+    replies: &[ReplyTo],
 ) -> Result<(Persist, Threads, u64), StoreError> {
     let ids_after_ms = store.reserved_ids()?;
     let (appends, append_jobs) = flume::bounded(JOBS_MAX);
@@ -115,13 +115,13 @@ pub fn start(
     let mut handles = Vec::new();
     let appender = Appender {
         store: store.clone(),
-        replies: replies.clone(),
+        replies: replies.to_vec(),
         reserved_ms: ids_after_ms,
         give_up: give_up.clone(),
     };
     handles.push(spawn("append".into(), Box::new(move || appender.run(&append_jobs))));
     for n in 0..READERS {
-        let reader = Reader { store: store.clone(), replies: replies.clone(), tail_max };
+        let reader = Reader { store: store.clone(), replies: replies.to_vec(), tail_max };
         let jobs = read_jobs.clone();
         handles.push(spawn(format!("read-{n}"), Box::new(move || reader.run(&jobs))));
     }

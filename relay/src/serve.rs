@@ -1,7 +1,7 @@
 //! What drives the shards: threads, rings, lanes, signals. The only place that knows a runtime.
 
-mod core;
 mod admission;
+mod core;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -45,10 +45,11 @@ enum Report {
 }
 
 /// Runs a relay until SIGTERM or SIGINT; `ready` is called with its address once it accepts.
-pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Result<()> {
+pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Result<()> {
     let capacity = Capacity::new(&plan.limits, plan.shards)?;
-    let (address, listeners) = listen(&plan)?;
-    let wakes = (0..plan.shards).map(|_| Wake::new()).collect::<Result<Vec<_>, _>>().context("cannot make an eventfd")?;
+    let (address, listeners) = listen(plan)?;
+    let wakes =
+        (0..plan.shards).map(|_| Wake::new()).collect::<Result<Vec<_>, _>>().context("cannot make an eventfd")?;
     let (reply_to, mut replies): (Vec<_>, Vec<_>) = wakes
         .iter()
         .map(|wake| {
@@ -56,8 +57,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
             (ReplyTo { replies, wake: wake.clone() }, Some(incoming))
         })
         .unzip();
-    let (persist, threads, ids_after_ms) =
-        persist::start(plan.store.clone(), plan.limits.tail_messages_max, reply_to)?;
+    let (persist, threads, ids_after_ms) = persist::start(&plan.store, plan.limits.tail_messages_max, &reply_to)?;
     let (reports, reported) = flume::unbounded();
     let stop = Arc::new(AtomicBool::new(false));
     let running = Arc::new(AtomicUsize::new(plan.shards));
@@ -104,14 +104,14 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
     signals(reports)?;
     await_ready(&reported, plan.shards)?;
     ready(address, &capacity);
-    let stats = supervise(&reported, &plan, &stop, &wakes)?;
+    let stats = supervise(&reported, plan, &stop, &wakes)?;
     threads.give_up();
     threads.join();
     eprintln!("relay: stopped; {stats:?}");
     Ok(())
 }
 
-/// What to do where the kernel has no io_uring for us.
+/// What to do where the kernel has no `io_uring` for us.
 const IO_URING_HINT: &str = "the relay needs Linux 6.1 or newer with io_uring allowed (sysctl kernel.io_uring_disabled=0, and a container profile that permits io_uring_setup, io_uring_enter and io_uring_register) and 1 MiB of locked memory a shard (ulimit -l)";
 
 /// One listener a shard, on one address: the kernel spreads connections over them.
@@ -159,12 +159,7 @@ fn await_ready(reported: &Receiver<Report>, shards: usize) -> anyhow::Result<()>
 }
 
 /// Waits for a signal, then for the shards to stop, within the limit.
-fn supervise(
-    reported: &Receiver<Report>,
-    plan: &Plan,
-    stop: &AtomicBool,
-    wakes: &[Wake],
-) -> anyhow::Result<Stats> {
+fn supervise(reported: &Receiver<Report>, plan: &Plan, stop: &AtomicBool, wakes: &[Wake]) -> anyhow::Result<Stats> {
     let mut ended = 0;
     let mut stats = Stats::default();
     let mut patience = None;

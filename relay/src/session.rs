@@ -37,7 +37,10 @@ pub enum Sending {
     /// Private bytes: replies, or the rest of what was sent in part.
     Private,
     /// Bytes of a feed; `from` is the member's cursor before.
-    Feed { feed: u32, from: Cursor },
+    Feed {
+        feed: u32,
+        from: Cursor,
+    },
     /// The kernel took no more; waiting until the socket is writable.
     Blocked,
 }

@@ -9,9 +9,9 @@ pub const PERIOD_US_MAX: u64 = 2_000_000;
 /// A shorter period than this is none: rooms go out at once.
 const PERIOD_US_MIN: u64 = 20_000;
 /// A period grows while a further second of it would save this much of the core, in parts of a core…
-const WORTH_PER_S: f64 = 0.7;
+const WORTH_PER_S: f64 = 0.8;
 /// …or this much, when the core would be busier than [`BUSY_SHARE_MAX`] with visits otherwise.
-const WORTH_PER_S_BUSY: f64 = 0.35;
+const WORTH_PER_S_BUSY: f64 = 0.4;
 /// Visits should leave as much of the core to everything else.
 const BUSY_SHARE_MAX: f64 = 0.5;
 /// Share of the core that the visits of rooms served at once may cost together, however short the period.

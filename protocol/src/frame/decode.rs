@@ -34,13 +34,7 @@ impl Decoder {
     /// `message_bytes_max` bounds a whole message and so the decoder's buffer; at most 4 GiB - 1.
     pub fn new(role: Role, message_bytes_max: usize) -> Self {
         let message_bytes_max = u32::try_from(message_bytes_max).unwrap_or(u32::MAX);
-        Self {
-            partial: None,
-            rules: Rules {
-                message_bytes_max,
-                role,
-            },
-        }
+        Self { partial: None, rules: Rules { message_bytes_max, role } }
     }
 
     /// Decodes from the front of `input`, which it unmasks in place. Returns how many bytes it used up and, if one is
@@ -49,10 +43,7 @@ impl Decoder {
     /// A message that lies whole in `input` is returned without a copy.
     ///
     /// After an error the connection is to be closed, and the decoder is of no further use.
-    pub fn next<'a>(
-        &'a mut self,
-        input: &'a mut [u8],
-    ) -> Result<(usize, Option<Incoming<'a>>), FrameError> {
+    pub fn next<'a>(&'a mut self, input: &'a mut [u8]) -> Result<(usize, Option<Incoming<'a>>), FrameError> {
         self.free_delivered();
         let mut used = 0;
         while used < input.len() {
@@ -70,15 +61,8 @@ impl Decoder {
                 return Ok((used, Some(incoming(frame.opcode, &input[start..used])?)));
             }
             let message_bytes_max = self.rules.message_bytes_max as usize;
-            if self
-                .partial
-                .get_or_insert_default()
-                .gather(frame, payload, message_bytes_max)?
-            {
-                return Ok((
-                    used,
-                    Some(incoming(frame.opcode, self.gathered(frame.opcode))?),
-                ));
+            if self.partial.get_or_insert_default().gather(frame, payload, message_bytes_max)? {
+                return Ok((used, Some(incoming(frame.opcode, self.gathered(frame.opcode))?)));
             }
         }
         Ok((input.len(), None))
@@ -107,16 +91,10 @@ impl Decoder {
                 return partial.resume_header(rest, self.rules);
             }
         }
-        let fragmented = self
-            .partial
-            .as_ref()
-            .and_then(|partial| partial.fragmented());
+        let fragmented = self.partial.as_ref().and_then(|partial| partial.fragmented());
         let header = Header::parse(rest, self.rules, fragmented)?;
         if header.is_none() {
-            self.partial
-                .get_or_insert_default()
-                .head
-                .extend_from_slice(rest);
+            self.partial.get_or_insert_default().head.extend_from_slice(rest);
         }
         Ok(header)
     }
@@ -124,9 +102,9 @@ impl Decoder {
     /// What the decoder holds on the heap, without the box itself.
     #[cfg(test)]
     pub(super) fn buffer_bytes(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| {
-            partial.head.capacity() + partial.message.capacity() + partial.control.capacity()
-        })
+        self.partial
+            .as_ref()
+            .map_or(0, |partial| partial.head.capacity() + partial.message.capacity() + partial.control.capacity())
     }
 
     /// Whether the decoder owns nothing on the heap.
@@ -146,20 +124,12 @@ impl Decoder {
 
 impl Partial {
     fn fragmented(&self) -> Option<Fragmented> {
-        self.fragmented.map(|opcode| Fragmented {
-            opcode,
-            bytes: self.message.len(),
-        })
+        self.fragmented.map(|opcode| Fragmented { opcode, bytes: self.message.len() })
     }
 
-    fn resume_header(
-        &mut self,
-        rest: &[u8],
-        rules: Rules,
-    ) -> Result<Option<(usize, Header)>, FrameError> {
+    fn resume_header(&mut self, rest: &[u8], rules: Rules) -> Result<Option<(usize, Header)>, FrameError> {
         let had = self.head.len();
-        self.head
-            .extend_from_slice(&rest[..rest.len().min(HEADER_BYTES_MAX - had)]);
+        self.head.extend_from_slice(&rest[..rest.len().min(HEADER_BYTES_MAX - had)]);
         let Some((size, header)) = Header::parse(&self.head, rules, self.fragmented())? else {
             return Ok(None);
         };
@@ -168,23 +138,10 @@ impl Partial {
     }
 
     /// Adds unmasked payload to what `frame` belongs to. Returns whether that is complete now.
-    fn gather(
-        &mut self,
-        frame: Header,
-        payload: &[u8],
-        message_bytes_max: usize,
-    ) -> Result<bool, FrameError> {
+    fn gather(&mut self, frame: Header, payload: &[u8], message_bytes_max: usize) -> Result<bool, FrameError> {
         let is_control = frame.opcode.is_control();
-        let buffer = if is_control {
-            &mut self.control
-        } else {
-            &mut self.message
-        };
-        let bytes_max = if frame.is_final {
-            buffer.len() + frame.left
-        } else {
-            message_bytes_max
-        };
+        let buffer = if is_control { &mut self.control } else { &mut self.message };
+        let bytes_max = if frame.is_final { buffer.len() + frame.left } else { message_bytes_max };
         append(buffer, payload, bytes_max);
         if frame.opcode == Opcode::Text {
             self.refuse_non_utf8()?;
@@ -195,11 +152,7 @@ impl Partial {
                 mask.rotate_left(payload.len() % 4);
                 mask
             });
-            self.frame = Some(Header {
-                mask,
-                left,
-                ..frame
-            });
+            self.frame = Some(Header { mask, left, ..frame });
         } else if !is_control {
             self.fragmented = (!frame.is_final).then_some(frame.opcode);
         }
@@ -247,24 +200,14 @@ fn text(bytes: &[u8]) -> Result<&str, FrameError> {
 /// RFC 6455 sections 5.5.1 and 7.4.
 fn close(payload: &[u8]) -> Result<Incoming<'_>, FrameError> {
     match payload {
-        [] => Ok(Incoming::Close {
-            code: None,
-            reason: "",
-        }),
-        [_] => Err(FrameError::Protocol(
-            "a close frame with half a status code",
-        )),
+        [] => Ok(Incoming::Close { code: None, reason: "" }),
+        [_] => Err(FrameError::Protocol("a close frame with half a status code")),
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
             if !may_be_sent(code) {
-                return Err(FrameError::Protocol(
-                    "a close frame with a status code that must not be sent",
-                ));
+                return Err(FrameError::Protocol("a close frame with a status code that must not be sent"));
             }
-            Ok(Incoming::Close {
-                code: Some(code),
-                reason: text(reason)?,
-            })
+            Ok(Incoming::Close { code: Some(code), reason: text(reason)? })
         }
     }
 }

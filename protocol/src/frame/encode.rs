@@ -31,9 +31,7 @@ pub fn write_with(opcode: Opcode, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<
         out.copy_within(filled.clone(), payload_at);
         out.truncate(end);
     }
-    header
-        .format(filled.len() as u64, &mut &mut out[start..payload_at])
-        .expect("the gap has the header's size");
+    header.format(filled.len() as u64, &mut &mut out[start..payload_at]).expect("the gap has the header's size");
 }
 
 /// Appends one masked, final frame (what a client sends). A control frame's payload has at most 125 bytes.
@@ -53,21 +51,12 @@ pub fn write_close(code: u16, reason: &str, out: &mut Vec<u8>) {
 }
 
 fn write_header(opcode: Opcode, mask: Option<[u8; 4]>, length: usize, out: &mut Vec<u8>) {
-    header(opcode, mask, length)
-        .format(length as u64, out)
-        .expect("a Vec takes every byte");
+    header(opcode, mask, length).format(length as u64, out).expect("a Vec takes every byte");
 }
 
 fn header(opcode: Opcode, mask: Option<[u8; 4]>, length: usize) -> FrameHeader {
-    assert!(
-        !opcode.is_control() || length <= CONTROL_BYTES_MAX,
-        "a control frame of {length} bytes"
-    );
-    FrameHeader {
-        opcode: OpCode::from(opcode as u8),
-        mask,
-        ..FrameHeader::default()
-    }
+    assert!(!opcode.is_control() || length <= CONTROL_BYTES_MAX, "a control frame of {length} bytes");
+    FrameHeader { opcode: OpCode::from(opcode as u8), mask, ..FrameHeader::default() }
 }
 
 #[cfg(test)]
@@ -86,11 +75,7 @@ mod tests {
             let payload: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
             let mut written = b"before".to_vec();
             write(Opcode::Binary, &payload, &mut written);
-            assert_eq!(
-                written,
-                [b"before", header, &payload].concat(),
-                "{length} bytes"
-            );
+            assert_eq!(written, [b"before", header, &payload].concat(), "{length} bytes");
 
             let mut filled = b"before".to_vec();
             write_with(Opcode::Binary, &mut filled, |out| {
@@ -108,9 +93,7 @@ mod tests {
         write(Opcode::Ping, b"Hello", &mut out);
         let expected = [
             &[0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f][..],
-            &[
-                0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
-            ],
+            &[0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58],
             &[0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f],
         ];
         assert_eq!(out, expected.concat());

@@ -65,26 +65,12 @@ impl Header {
         };
         let is_final = first & 0x80 != 0;
         let is_alone = is_final && first & 0x0f != 0;
-        Ok(Some((
-            size,
-            Self {
-                opcode,
-                is_final,
-                is_alone,
-                mask,
-                left: length as usize,
-            },
-        )))
+        Ok(Some((size, Self { opcode, is_final, is_alone, mask, left: length as usize })))
     }
 }
 
 /// Everything the first two bytes tell.
-fn check_start(
-    first: u8,
-    second: u8,
-    role: Role,
-    fragmented: Option<Fragmented>,
-) -> Result<Opcode, FrameError> {
+fn check_start(first: u8, second: u8, role: Role, fragmented: Option<Fragmented>) -> Result<Opcode, FrameError> {
     let refused = |why| Err(FrameError::Protocol(why));
     if first & 0x70 != 0 {
         return refused("a reserved bit is set");
@@ -119,12 +105,8 @@ fn check_start(
 /// A length in more bytes than it needs is let through: the RFC forbids sending it, refusing it protects nobody.
 fn length(second: u8, rest: &[u8]) -> Option<(u64, usize)> {
     match second & 0x7f {
-        126 => rest
-            .first_chunk()
-            .map(|length| (u64::from(u16::from_be_bytes(*length)), 4)),
-        127 => rest
-            .first_chunk()
-            .map(|length| (u64::from_be_bytes(*length), 10)),
+        126 => rest.first_chunk().map(|length| (u64::from(u16::from_be_bytes(*length)), 4)),
+        127 => rest.first_chunk().map(|length| (u64::from_be_bytes(*length), 10)),
         length => Some((u64::from(length), 2)),
     }
 }

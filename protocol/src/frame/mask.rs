@@ -22,11 +22,7 @@ mod tests {
         let mask = [0x37, 0xfa, 0x21, 0x3d];
         for length in 0..40 {
             let plain: Vec<u8> = (0..length).collect();
-            let expected: Vec<u8> = plain
-                .iter()
-                .zip(mask.iter().cycle())
-                .map(|(byte, mask)| byte ^ mask)
-                .collect();
+            let expected: Vec<u8> = plain.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
             let mut masked = plain;
             apply_mask(&mut masked, mask);
             assert_eq!(masked, expected, "{length} bytes");

@@ -25,17 +25,9 @@ pub enum Response {
 }
 
 /// A client's request head. `key` is 16 bytes of the caller's choice.
-pub fn request(
-    host: &str,
-    path: &str,
-    subprotocol: Option<&str>,
-    key: [u8; 16],
-    out: &mut Vec<u8>,
-) {
+pub fn request(host: &str, path: &str, subprotocol: Option<&str>, key: [u8; 16], out: &mut Vec<u8>) {
     let key = BASE64_STANDARD.encode(key);
-    let subprotocol = subprotocol.map_or_else(String::new, |name| {
-        format!("Sec-WebSocket-Protocol: {name}\r\n")
-    });
+    let subprotocol = subprotocol.map_or_else(String::new, |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
     let head = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"
@@ -51,9 +43,7 @@ pub fn read_response(input: &[u8], key: [u8; 16]) -> Response {
         Ok(Status::Complete(used)) => used,
         Ok(Status::Partial) if input.len() < RESPONSE_BYTES_MAX => return Response::Partial,
         Ok(Status::Partial) => {
-            return refused(format!(
-                "a response head larger than {RESPONSE_BYTES_MAX} bytes"
-            ));
+            return refused(format!("a response head larger than {RESPONSE_BYTES_MAX} bytes"));
         }
         Err(error) => return refused(format!("not an HTTP/1.1 response: {error}")),
     };
@@ -67,9 +57,7 @@ pub fn read_response(input: &[u8], key: [u8; 16]) -> Response {
     if value(head.headers, "Sec-WebSocket-Accept") != Some(&expected) {
         return refused("101 with a wrong Sec-WebSocket-Accept");
     }
-    if value(head.headers, "Sec-WebSocket-Extensions")
-        .is_some_and(|extensions| !extensions.is_empty())
-    {
+    if value(head.headers, "Sec-WebSocket-Extensions").is_some_and(|extensions| !extensions.is_empty()) {
         return refused("101 with an extension that was not offered");
     }
     Response::Accepted { used }
@@ -82,11 +70,7 @@ fn refused(why: impl Into<String>) -> Response {
 /// `503 Service Unavailable: The relay is full.`, the last part being as much of the body's first line as is there.
 fn status_line(head: &httparse::Response<'_, '_>, body: &[u8]) -> String {
     let body = String::from_utf8_lossy(body);
-    let status = format!(
-        "{} {}",
-        head.code.unwrap_or_default(),
-        head.reason.unwrap_or("")
-    );
+    let status = format!("{} {}", head.code.unwrap_or_default(), head.reason.unwrap_or(""));
     match body.lines().next() {
         Some(line) if !line.is_empty() => format!("{status}: {line}"),
         _ => status,
@@ -103,16 +87,8 @@ mod tests {
     #[test]
     fn both_ends_agree() {
         let mut asked = Vec::new();
-        request(
-            "localhost:8000",
-            "/native?a=b",
-            Some("chat.v1"),
-            KEY,
-            &mut asked,
-        );
-        let Request::Upgrade { upgrade, used } = read_request(&asked, 4096) else {
-            panic!()
-        };
+        request("localhost:8000", "/native?a=b", Some("chat.v1"), KEY, &mut asked);
+        let Request::Upgrade { upgrade, used } = read_request(&asked, 4096) else { panic!() };
         assert_eq!((used, &*upgrade.path), (asked.len(), "/native"));
         assert_eq!(upgrade.subprotocols, ["chat.v1"]);
 
@@ -120,16 +96,9 @@ mod tests {
         accept(&upgrade, Some("chat.v1"), &mut answer);
         let head_bytes = answer.len();
         answer.extend_from_slice(b"frame");
-        assert_eq!(
-            read_response(&answer, KEY),
-            Response::Accepted { used: head_bytes }
-        );
+        assert_eq!(read_response(&answer, KEY), Response::Accepted { used: head_bytes });
         for cut in 0..head_bytes {
-            assert_eq!(
-                read_response(&answer[..cut], KEY),
-                Response::Partial,
-                "{cut}"
-            );
+            assert_eq!(read_response(&answer[..cut], KEY), Response::Partial, "{cut}");
         }
         let expected = Response::Refused("101 with a wrong Sec-WebSocket-Accept".to_owned());
         assert_eq!(read_response(&answer, [0; 16]), expected);
@@ -143,30 +112,20 @@ mod tests {
         assert_eq!(read_response(&answer, KEY), Response::Refused(expected));
 
         let answer = b"HTTP/1.1 404 Not Found\r\n\r\n";
-        assert_eq!(
-            read_response(answer, KEY),
-            Response::Refused("404 Not Found".to_owned())
-        );
+        assert_eq!(read_response(answer, KEY), Response::Refused("404 Not Found".to_owned()));
     }
 
     #[test]
     fn a_101_that_is_not_the_answer_to_this_request_is_refused() {
         let good = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        assert_eq!(
-            read_response(good.as_bytes(), KEY),
-            Response::Accepted { used: good.len() }
-        );
+        assert_eq!(read_response(good.as_bytes(), KEY), Response::Accepted { used: good.len() });
         for (part, by, says) in [
             ("Upgrade: websocket\r\n", "", "101 without"),
             ("Connection: Upgrade\r\n", "", "101 without"),
             ("s3pP", "S3pP", "wrong Sec-WebSocket-Accept"),
             ("Sec-WebSocket-Accept", "X", "wrong Sec-WebSocket-Accept"),
-            (
-                "\r\n\r\n",
-                "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
-                "an extension",
-            ),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", "an extension"),
             ("HTTP/1.1", "SSH-2.0", "not an HTTP/1.1 response"),
         ] {
             let answer = good.replace(part, by);
@@ -180,9 +139,6 @@ mod tests {
     #[test]
     fn an_endless_head_is_refused() {
         let endless = format!("HTTP/1.1 101 S\r\nX: {}", "x".repeat(RESPONSE_BYTES_MAX));
-        assert!(matches!(
-            read_response(endless.as_bytes(), KEY),
-            Response::Refused(_)
-        ));
+        assert!(matches!(read_response(endless.as_bytes(), KEY), Response::Refused(_)));
     }
 }

@@ -52,14 +52,10 @@ pub fn read_request(input: &[u8], head_bytes_max: usize) -> Request {
             Err(refusal) => refusal,
         },
         Ok(Status::Partial) if input.len() < head_bytes_max => return Request::Partial,
-        Ok(_) => refusal(
-            431,
-            format!("The request head is larger than {head_bytes_max} bytes."),
-        ),
-        Err(httparse::Error::TooManyHeaders) => refusal(
-            431,
-            format!("The request has more than {HEADERS_MAX} headers."),
-        ),
+        Ok(_) => refusal(431, format!("The request head is larger than {head_bytes_max} bytes.")),
+        Err(httparse::Error::TooManyHeaders) => {
+            refusal(431, format!("The request has more than {HEADERS_MAX} headers."))
+        }
         Err(httparse::Error::Version) => refusal(505, "This server speaks HTTP/1.1."),
         Err(error) => refusal(400, format!("This is not an HTTP/1.1 request: {error}.")),
     };
@@ -70,9 +66,7 @@ pub fn read_request(input: &[u8], head_bytes_max: usize) -> Request {
 
 /// The 101 answer.
 pub fn accept(upgrade: &Upgrade, subprotocol: Option<&str>, out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
-    );
+    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
     put(out, &["Sec-WebSocket-Accept: ", &upgrade.accept, "\r\n"]);
     if let Some(subprotocol) = subprotocol {
         put(out, &["Sec-WebSocket-Protocol: ", subprotocol, "\r\n"]);
@@ -82,38 +76,14 @@ pub fn accept(upgrade: &Upgrade, subprotocol: Option<&str>, out: &mut Vec<u8>) {
 
 /// A whole HTTP/1.1 answer with a plain-text body and `Connection: close`; `retry_after_s` adds `Retry-After`.
 pub fn refuse(status: u16, body: &str, retry_after_s: Option<u32>, out: &mut Vec<u8>) {
-    answer(
-        status,
-        &retry_after_s.map_or_else(String::new, |s| format!("Retry-After: {s}\r\n")),
-        body,
-        out,
-    );
+    answer(status, &retry_after_s.map_or_else(String::new, |s| format!("Retry-After: {s}\r\n")), body, out);
 }
 
 /// `header` is none or more whole header lines. The body is sent as one line, with a newline at its end.
 fn answer(status: u16, header: &str, body: &str, out: &mut Vec<u8>) {
-    let reason = StatusCode::from_u16(status)
-        .ok()
-        .and_then(|code| code.canonical_reason())
-        .unwrap_or("Refused");
-    put(
-        out,
-        &[
-            "HTTP/1.1 ",
-            &status.to_string(),
-            " ",
-            reason,
-            "\r\n",
-            header,
-        ],
-    );
-    put(
-        out,
-        &[
-            "Content-Type: text/plain; charset=utf-8\r\nContent-Length: ",
-            &(body.len() + 1).to_string(),
-        ],
-    );
+    let reason = StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()).unwrap_or("Refused");
+    put(out, &["HTTP/1.1 ", &status.to_string(), " ", reason, "\r\n", header]);
+    put(out, &["Content-Type: text/plain; charset=utf-8\r\nContent-Length: ", &(body.len() + 1).to_string()]);
     put(out, &["\r\nConnection: close\r\n\r\n", body, "\n"]);
 }
 
@@ -135,11 +105,7 @@ fn refusal(status: u16, body: impl Into<String>) -> Refusal {
         426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         _ => "",
     };
-    Refusal {
-        status,
-        header,
-        body: body.into(),
-    }
+    Refusal { status, header, body: body.into() }
 }
 
 /// RFC 6455 section 4.2.1, in the order that gives a person the most useful answer.
@@ -149,10 +115,7 @@ fn upgrade(head: &httparse::Request<'_, '_>) -> Result<Upgrade, Refusal> {
         return Err(refusal(505, "This server speaks HTTP/1.1."));
     }
     if head.method != Some("GET") {
-        return Err(refusal(
-            405,
-            "Only GET is answered here, to open a WebSocket.",
-        ));
+        return Err(refusal(405, "Only GET is answered here, to open a WebSocket."));
     }
     if value(headers, "Host").is_none() {
         return Err(refusal(400, "A request needs one Host header."));
@@ -163,47 +126,30 @@ fn upgrade(head: &httparse::Request<'_, '_>) -> Result<Upgrade, Refusal> {
         return Err(refusal(426, body));
     }
     if value(headers, "Sec-WebSocket-Version") != Some("13") {
-        return Err(refusal(
-            426,
-            "This server speaks version 13 of WebSocket (Sec-WebSocket-Version: 13).",
-        ));
+        return Err(refusal(426, "This server speaks version 13 of WebSocket (Sec-WebSocket-Version: 13)."));
     }
     let key = value(headers, "Sec-WebSocket-Key").filter(|key| is_key(key));
     let Some(key) = key else {
-        return Err(refusal(
-            400,
-            "A WebSocket request needs one Sec-WebSocket-Key of 16 bytes in base64.",
-        ));
+        return Err(refusal(400, "A WebSocket request needs one Sec-WebSocket-Key of 16 bytes in base64."));
     };
     let Some(path) = path(head.path.unwrap_or("")) else {
-        return Err(refusal(
-            400,
-            "The request's target is neither a path nor an http URL.",
-        ));
+        return Err(refusal(400, "The request's target is neither a path nor an http URL."));
     };
     Ok(Upgrade {
         path: path.to_owned(),
-        subprotocols: list(headers, "Sec-WebSocket-Protocol")
-            .map(str::to_owned)
-            .collect(),
+        subprotocols: list(headers, "Sec-WebSocket-Protocol").map(str::to_owned).collect(),
         accept: derive_accept_key(key.as_bytes()),
     })
 }
 
 fn is_key(key: &str) -> bool {
-    BASE64_STANDARD
-        .decode(key)
-        .is_ok_and(|bytes| bytes.len() == 16)
+    BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
 }
 
 /// The path of a request target in origin form (`/path?query`) or absolute form (`http://host/path?query`).
 fn path(target: &str) -> Option<&str> {
-    let target = target
-        .split_once('?')
-        .map_or(target, |(target, _query)| target);
-    let absolute = target
-        .strip_prefix("http://")
-        .or_else(|| target.strip_prefix("https://"));
+    let target = target.split_once('?').map_or(target, |(target, _query)| target);
+    let absolute = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://"));
     let path = match absolute {
         Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),
         None => target,

@@ -99,8 +99,7 @@ impl Core {
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             queue_entries: QUEUE_ENTRIES,
         };
-        let mut rings =
-            (0..capacity.rings).map(|_| Ring::new(config, &links.wake)).collect::<Result<Vec<_>, _>>()?;
+        let mut rings = (0..capacity.rings).map(|_| Ring::new(config, &links.wake)).collect::<Result<Vec<_>, _>>()?;
         rings[0].listen(listener);
         let shutdown = Duration::from_millis(setup.limits.shutdown_timeout_ms);
         Ok(Self {

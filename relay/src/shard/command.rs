@@ -140,7 +140,7 @@ impl Shard {
             (Incoming::Text(text), Speaks::Echo) => frame::write(Opcode::Text, text.as_bytes(), &mut session.replies),
             (Incoming::Binary(bytes), Speaks::Echo) => frame::write(Opcode::Binary, bytes, &mut session.replies),
             (Incoming::Text(_) | Incoming::Binary(_), Speaks::Dialect(dialect)) => {
-                let decoded = dialect.decode(incoming, &mut |request| self.on_request(session, dialect, request));
+                let decoded = dialect.decode(incoming, &mut |request| self.on_request(session, dialect, &request));
                 if let Err(malformed) = decoded {
                     let error = Event::Error { code: ErrorCode::BadRequest, message: &malformed.0, retry_after_ms: 0 };
                     dialect.encode(0, &error, &mut session.replies);
@@ -170,11 +170,11 @@ impl Shard {
         self.mark(session);
     }
 
-    fn on_request(&mut self, session: &mut Session, dialect: Dialect, request: Request<'_>) {
+    fn on_request(&mut self, session: &mut Session, dialect: Dialect, request: &Request<'_>) {
         if !session.is_open() {
             return;
         }
-        if let Err((code, message, retry_after_ms)) = self.run(session, dialect, &request) {
+        if let Err((code, message, retry_after_ms)) = self.run(session, dialect, request) {
             self.stats.refused += 1;
             if request.tag != 0 {
                 dialect.encode(request.tag, &Event::Error { code, message, retry_after_ms }, &mut session.replies);

@@ -69,7 +69,10 @@ pub struct Setup {
 /// A room this shard owns.
 enum Owned {
     /// Storage is asked for its log; the commands that wait, and since when.
-    Loading { waiting: Vec<Mesh>, since_us: u64 },
+    Loading {
+        waiting: Vec<Mesh>,
+        since_us: u64,
+    },
     Ready(Box<Room>),
 }
 

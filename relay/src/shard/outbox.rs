@@ -30,10 +30,16 @@ impl Outbox {
 #[derive(Debug)]
 pub enum StoreRequest {
     /// The state of a log and its newest records.
-    Open { room: Arc<str> },
+    Open {
+        room: Arc<str>,
+    },
     Append(Append),
     /// The records `first..=last`.
-    Read { room: Arc<str>, first: u64, last: u64 },
+    Read {
+        room: Arc<str>,
+        first: u64,
+        last: u64,
+    },
 }
 
 /// What storage did.

@@ -17,14 +17,19 @@ const APPEND_RECORDS_MAX: usize = 1024;
 /// Messages of one `Deliver`.
 const DELIVER_RECORDS_MAX: usize = 1024;
 
+/// Messages that become visible together, shared by all cores.
+type Frame = Arc<[Arc<Record>]>;
+
 /// Records `first..` that storage read for a command that is tried again with them.
 type Extra<'a> = Option<(u64, &'a [Arc<Record>])>;
 
 impl Shard {
     /// A command for a room this shard owns.
     pub(super) fn own(&mut self, message: Mesh) {
-        let (Mesh::Join { room, .. } | Mesh::Leave { room, .. } | Mesh::Publish { room, .. } | Mesh::History { room, .. }) =
-            &message
+        let (Mesh::Join { room, .. }
+        | Mesh::Leave { room, .. }
+        | Mesh::Publish { room, .. }
+        | Mesh::History { room, .. }) = &message
         else {
             return;
         };
@@ -95,7 +100,9 @@ impl Shard {
         let waiting = mem::take(waiting);
         let Some((state, recent)) = log else {
             self.unload(index, name);
-            return waiting.iter().for_each(|message| self.refuse_message(message, ErrorCode::Unavailable, BUSY_RETRY_MS));
+            return waiting
+                .iter()
+                .for_each(|message| self.refuse_message(message, ErrorCode::Unavailable, BUSY_RETRY_MS));
         };
         let tail_max = self.setup.limits.tail_messages_max;
         let mut room = Room::load(name.clone(), state, recent, self.setup.shards, tail_max);
@@ -316,7 +323,7 @@ impl Shard {
 
     /// Brings every core that has members up to what is visible; a core whose lane is full stays behind.
     fn forward(&mut self, index: u32, room: &mut Room) {
-        let mut shared: Option<(u64, Vec<Arc<[Arc<Record>]>>)> = None;
+        let mut shared: Option<(u64, Vec<Frame>)> = None;
         for shard in 0..room.cores.len() {
             let state = room.cores[shard];
             if state.members == 0 || state.forwarded == room.cut {
@@ -377,9 +384,7 @@ fn shorten(records: &mut Vec<Arc<Record>>, page: Page, bytes_max: usize) {
         let from_front = match page {
             Page::Newest | Page::Before(_) => true,
             Page::After(_) => false,
-            Page::Around(seq) => {
-                records[0].seq.abs_diff(seq) > records[records.len() - 1].seq.abs_diff(seq)
-            }
+            Page::Around(seq) => records[0].seq.abs_diff(seq) > records[records.len() - 1].seq.abs_diff(seq),
         };
         let cut = if from_front { records.remove(0) } else { records.remove(records.len() - 1) };
         excess = excess.saturating_sub(cut.body.len());

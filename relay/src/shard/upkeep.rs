@@ -104,7 +104,8 @@ impl Shard {
             Phase::Handshake(_) => (silent >= ds(limits.handshake_timeout_ms)).then_some(Due::End),
             Phase::Closing => (silent >= CLOSING_DS).then_some(Due::End),
             Phase::Open => {
-                let blocked = session.blocked_ds != 0 && now - session.blocked_ds >= ds(limits.slow_consumer_timeout_ms);
+                let blocked =
+                    session.blocked_ds != 0 && now - session.blocked_ds >= ds(limits.slow_consumer_timeout_ms);
                 if blocked {
                     return Some(Due::Close(Close::SlowConsumer));
                 }

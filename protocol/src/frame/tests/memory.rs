@@ -9,20 +9,12 @@ fn an_idle_decoder_is_small_and_owns_nothing() {
 #[test]
 fn a_message_whole_in_the_input_is_returned_in_place() {
     let mut decoder = Decoder::new(Role::Server, 1000);
-    let mut bytes = [
-        frame(Role::Server, 0x81, b"first"),
-        frame(Role::Server, 0x82, &[7; 300]),
-    ]
-    .concat();
+    let mut bytes = [frame(Role::Server, 0x81, b"first"), frame(Role::Server, 0x82, &[7; 300])].concat();
     let range = bytes.as_ptr_range();
     let (used, incoming) = decoder.next(&mut bytes).unwrap();
-    let Some(Incoming::Text("first")) = incoming else {
-        panic!("{incoming:?}")
-    };
+    let Some(Incoming::Text("first")) = incoming else { panic!("{incoming:?}") };
     let (rest, incoming) = decoder.next(&mut bytes[used..]).unwrap();
-    let Some(Incoming::Binary(binary)) = incoming else {
-        panic!("{incoming:?}")
-    };
+    let Some(Incoming::Binary(binary)) = incoming else { panic!("{incoming:?}") };
     assert!(range.contains(&binary.as_ptr()) && binary == [7; 300]);
     assert_eq!(used + rest, bytes.len());
     assert!(decoder.is_idle());
@@ -35,9 +27,7 @@ fn a_payload_whole_in_the_input_is_returned_in_place_even_after_a_divided_header
     assert_eq!(feed(&mut decoder, &bytes[..7]), Ok(vec![]));
     let range = bytes.as_ptr_range();
     let (_, incoming) = decoder.next(&mut bytes[7..]).unwrap();
-    let Some(Incoming::Binary(binary)) = incoming else {
-        panic!("{incoming:?}")
-    };
+    let Some(Incoming::Binary(binary)) = incoming else { panic!("{incoming:?}") };
     assert!(range.contains(&binary.as_ptr()) && binary == [7; 300]);
 }
 
@@ -47,10 +37,7 @@ fn a_buffered_message_is_freed_by_the_next_call() {
     let mut bytes = frame(Role::Server, 0x82, &[7; 300]);
     let (head, tail) = bytes.split_at_mut(100);
     assert_eq!(decoder.next(head), Ok((100, None)));
-    assert_eq!(
-        decoder.next(tail),
-        Ok((208, Some(Incoming::Binary(&[7; 300]))))
-    );
+    assert_eq!(decoder.next(tail), Ok((208, Some(Incoming::Binary(&[7; 300])))));
     assert!(!decoder.is_idle());
     assert_eq!(decoder.next(&mut []), Ok((0, None)));
     assert!(decoder.is_idle());
@@ -63,16 +50,10 @@ fn a_ping_between_fragments_is_freed_and_the_fragments_are_kept() {
     feed(&mut decoder, &frame(Role::Server, 0x01, b"to")).unwrap();
     let before = decoder.buffer_bytes();
     feed(&mut decoder, &ping[..50]).unwrap();
-    assert_eq!(
-        feed(&mut decoder, &ping[50..]).unwrap(),
-        [Owned::Ping(vec![9; 125])]
-    );
+    assert_eq!(feed(&mut decoder, &ping[50..]).unwrap(), [Owned::Ping(vec![9; 125])]);
     assert_eq!(decoder.buffer_bytes(), before);
     let last = frame(Role::Server, 0x80, b"gether");
-    assert_eq!(
-        feed(&mut decoder, &last).unwrap(),
-        [Owned::Text("together".into())]
-    );
+    assert_eq!(feed(&mut decoder, &last).unwrap(), [Owned::Text("together".into())]);
     assert!(decoder.is_idle());
 }
 

@@ -63,12 +63,7 @@ fn frame(role: Role, first: u8, payload: &[u8]) -> Vec<u8> {
     }
     if role == Role::Server {
         bytes.extend_from_slice(&MASK);
-        bytes.extend(
-            payload
-                .iter()
-                .zip(MASK.iter().cycle())
-                .map(|(byte, mask)| byte ^ mask),
-        );
+        bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     } else {
         bytes.extend_from_slice(payload);
     }

@@ -6,10 +6,7 @@ use super::*;
 
 fn control() -> impl Strategy<Value = Owned> {
     let payload = || vec(any::<u8>(), 0..=125);
-    prop_oneof![
-        payload().prop_map(Owned::Ping),
-        payload().prop_map(Owned::Pong)
-    ]
+    prop_oneof![payload().prop_map(Owned::Ping), payload().prop_map(Owned::Pong)]
 }
 
 fn data() -> impl Strategy<Value = Owned> {
@@ -24,14 +21,8 @@ fn data() -> impl Strategy<Value = Owned> {
 type Sent = (Owned, Vec<(Index, Option<Owned>)>);
 
 fn stream() -> impl Strategy<Value = Vec<Sent>> {
-    let fragmented = (
-        data(),
-        vec((any::<Index>(), prop::option::of(control())), 0..4),
-    );
-    vec(
-        prop_oneof![3 => fragmented, 1 => control().prop_map(|control| (control, Vec::new()))],
-        1..8,
-    )
+    let fragmented = (data(), vec((any::<Index>(), prop::option::of(control())), 0..4));
+    vec(prop_oneof![3 => fragmented, 1 => control().prop_map(|control| (control, Vec::new()))], 1..8)
 }
 
 fn put_control(role: Role, control: &Owned, bytes: &mut Vec<u8>) {
@@ -56,10 +47,7 @@ fn encode(role: Role, stream: &[Sent]) -> (Vec<u8>, Vec<Owned>) {
                 continue;
             }
         };
-        let mut at: Vec<usize> = cuts
-            .iter()
-            .map(|(cut, _)| cut.index(payload.len() + 1))
-            .collect();
+        let mut at: Vec<usize> = cuts.iter().map(|(cut, _)| cut.index(payload.len() + 1)).collect();
         at.sort_unstable();
         let mut start = 0;
         for (cut, (_, between)) in at.into_iter().zip(cuts) {

@@ -4,9 +4,7 @@ use super::*;
 
 /// How many bytes it takes until no further byte can make `bytes` UTF-8, as the standard library sees it.
 fn fails_after(bytes: &[u8]) -> Option<usize> {
-    (1..=bytes.len()).find(|&length| {
-        str::from_utf8(&bytes[..length]).is_err_and(|error| error.error_len().is_some())
-    })
+    (1..=bytes.len()).find(|&length| str::from_utf8(&bytes[..length]).is_err_and(|error| error.error_len().is_some()))
 }
 
 /// Feeds `reads` and checks that a refusal comes with the read numbered `fails_at` and not before; without one, that
@@ -24,29 +22,19 @@ fn check(reads: &[Vec<u8>], text: &[u8], fails_at: Option<usize>) {
         assert_eq!(result, Ok(vec![]), "read {at} for {text:x?}");
     }
     let expected = String::from_utf8(text.to_vec()).map(|text| vec![Owned::Text(text)]);
-    assert_eq!(
-        feed(&mut decoder, last),
-        expected.map_err(|_| FrameError::NotUtf8),
-        "the end of {text:x?}"
-    );
+    assert_eq!(feed(&mut decoder, last), expected.map_err(|_| FrameError::NotUtf8), "the end of {text:x?}");
 }
 
 /// One frame, one byte a read: six bytes of header, then the text.
 fn check_inside_a_frame(text: &[u8]) {
     assert!(text.len() < 126);
-    let reads: Vec<Vec<u8>> = frame(Role::Server, 0x81, text)
-        .iter()
-        .map(|byte| vec![*byte])
-        .collect();
+    let reads: Vec<Vec<u8>> = frame(Role::Server, 0x81, text).iter().map(|byte| vec![*byte]).collect();
     check(&reads, text, fails_after(text).map(|length| 6 + length - 1));
 }
 
 /// One byte a fragment, one fragment a read, then an empty final one.
 fn check_over_fragments(text: &[u8]) {
-    let mut fragments: Vec<Vec<u8>> = text
-        .chunks(1)
-        .map(|byte| frame(Role::Server, 0x00, byte))
-        .collect();
+    let mut fragments: Vec<Vec<u8>> = text.chunks(1).map(|byte| frame(Role::Server, 0x00, byte)).collect();
     fragments.push(frame(Role::Server, 0x80, b""));
     fragments[0][0] |= 1;
     check(&fragments, text, fails_after(text).map(|length| length - 1));
@@ -55,8 +43,7 @@ fn check_over_fragments(text: &[u8]) {
 #[test]
 fn the_first_impossible_byte_is_refused() {
     let texts: [&[u8]; 26] = [
-        "κόσμε, 한국어 채팅, 🙂, \u{10ffff}, \u{0}, \u{7ff}, \u{800}, \u{ffff}, \u{10000}"
-            .as_bytes(),
+        "κόσμε, 한국어 채팅, 🙂, \u{10ffff}, \u{0}, \u{7ff}, \u{800}, \u{ffff}, \u{10000}".as_bytes(),
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited",
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited",
         b"\x80",
@@ -96,23 +83,14 @@ fn a_text_whole_in_one_read_is_refused_too() {
         let last = text.len() - 2;
         text[last] = 0xff;
         let whole = frame(Role::Server, 0x81, &text);
-        assert_eq!(
-            feed(&mut Decoder::new(Role::Server, 100_000), &whole),
-            Err(FrameError::NotUtf8),
-            "{length}"
-        );
+        assert_eq!(feed(&mut Decoder::new(Role::Server, 100_000), &whole), Err(FrameError::NotUtf8), "{length}");
     }
 }
 
 #[test]
 fn binary_messages_and_pings_may_hold_any_bytes() {
     let mut decoder = Decoder::new(Role::Server, 100);
-    for byte in [
-        frame(Role::Server, 0x82, b"\xff\x80"),
-        frame(Role::Server, 0x89, b"\xff\x80"),
-    ]
-    .concat()
-    {
+    for byte in [frame(Role::Server, 0x82, b"\xff\x80"), frame(Role::Server, 0x89, b"\xff\x80")].concat() {
         feed(&mut decoder, &[byte]).unwrap();
     }
     assert!(decoder.is_idle() || decoder.buffer_bytes() == 0);

@@ -23,34 +23,22 @@ fn upgraded(head: &str) -> Upgrade {
 
 /// Checks that an answer is whole HTTP with a one-line body; returns its status and all of it.
 fn refused(head: &str) -> (u16, String) {
-    let Request::Refused { response } = read(head) else {
-        panic!("{head}")
-    };
+    let Request::Refused { response } = read(head) else { panic!("{head}") };
     let text = String::from_utf8(response).unwrap();
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut parsed = httparse::Response::new(&mut headers);
     let used = parsed.parse(text.as_bytes()).unwrap().unwrap();
     let body = &text[used..];
-    assert_eq!(
-        value(parsed.headers, "Content-Length"),
-        Some(&*body.len().to_string()),
-        "{text}"
-    );
+    assert_eq!(value(parsed.headers, "Content-Length"), Some(&*body.len().to_string()), "{text}");
     assert_eq!(value(parsed.headers, "Connection"), Some("close"), "{text}");
-    assert!(
-        body.len() > 10 && body.ends_with(".\n") && body.lines().count() == 1,
-        "{text}"
-    );
+    assert!(body.len() > 10 && body.ends_with(".\n") && body.lines().count() == 1, "{text}");
     (parsed.code.unwrap(), text)
 }
 
 #[test]
 fn the_example_of_rfc_6455_is_accepted() {
     let upgrade = upgraded(HEAD);
-    assert_eq!(
-        (&*upgrade.path, &*upgrade.accept),
-        ("/chat", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-    );
+    assert_eq!((&*upgrade.path, &*upgrade.accept), ("/chat", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     assert!(upgrade.subprotocols.is_empty());
 
     let mut out = Vec::new();
@@ -76,10 +64,7 @@ fn tokens_are_found_in_lists_in_any_case_and_over_repeated_headers() {
         ("Upgrade: websocket", "Upgrade: h2c , websocket"),
         ("Upgrade: websocket", "Upgrade: h2c\r\nUPGRADE: WEBSOCKET"),
         ("Connection: Upgrade", "connection: keep-alive, upgrade"),
-        (
-            "Connection: Upgrade",
-            "Connection: keep-alive\r\nConnection:UPGRADE",
-        ),
+        ("Connection: Upgrade", "Connection: keep-alive\r\nConnection:UPGRADE"),
         ("Connection: Upgrade", "Connection: ,, Upgrade ,"),
     ] {
         upgraded(&with(part, by));
@@ -96,11 +81,7 @@ fn the_path_is_read_from_every_form_of_target() {
         ("https://host", "/"),
         ("http://host?a/b", "/"),
     ] {
-        assert_eq!(
-            upgraded(&with("/chat?room=1", target)).path,
-            path,
-            "{target}"
-        );
+        assert_eq!(upgraded(&with("/chat?room=1", target)).path, path, "{target}");
     }
 }
 
@@ -111,11 +92,7 @@ fn subprotocols_keep_the_clients_order_and_the_chosen_one_is_answered() {
     assert_eq!(upgrade.subprotocols, ["b", "a", "c"]);
     let mut out = Vec::new();
     accept(&upgrade, Some("a"), &mut out);
-    assert!(
-        String::from_utf8(out)
-            .unwrap()
-            .ends_with("\r\nSec-WebSocket-Protocol: a\r\n\r\n")
-    );
+    assert!(String::from_utf8(out).unwrap().ends_with("\r\nSec-WebSocket-Protocol: a\r\n\r\n"));
 }
 
 #[test]
@@ -130,59 +107,19 @@ fn what_is_no_upgrade_is_refused_with_the_status_that_says_why() {
         ("GET ", "\u{16}\u{3}\u{1}", 400, "not an HTTP/1.1 request"),
         ("Host:", "Ho st:", 400, "not an HTTP/1.1 request"),
         ("Host: server.example.com\r\n", "", 400, "Host"),
-        (
-            "Host: server.example.com",
-            "Host: a\r\nHost: b",
-            400,
-            "Host",
-        ),
+        ("Host: server.example.com", "Host: a\r\nHost: b", 400, "Host"),
         ("Upgrade: websocket\r\n", "", 426, "Upgrade: websocket\r\n"),
-        (
-            "Upgrade: websocket",
-            "Upgrade: websockets",
-            426,
-            "Upgrade: websocket\r\n",
-        ),
+        ("Upgrade: websocket", "Upgrade: websockets", 426, "Upgrade: websocket\r\n"),
         ("Connection: Upgrade\r\n", "", 426, "WebSocket client"),
-        (
-            "Connection: Upgrade",
-            "Connection: keep-alive",
-            426,
-            "WebSocket client",
-        ),
+        ("Connection: Upgrade", "Connection: keep-alive", 426, "WebSocket client"),
         (version, "X: y", 426, "Sec-WebSocket-Version: 13\r\n"),
-        (
-            version,
-            "Sec-WebSocket-Version: 8",
-            426,
-            "Sec-WebSocket-Version: 13\r\n",
-        ),
-        (
-            version,
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13",
-            426,
-            "version 13",
-        ),
+        (version, "Sec-WebSocket-Version: 8", 426, "Sec-WebSocket-Version: 13\r\n"),
+        (version, "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13", 426, "version 13"),
         (key, "", 400, "Sec-WebSocket-Key"),
         (key, &format!("{key}{key}"), 400, "Sec-WebSocket-Key"),
-        (
-            "dGhlIHNhbXBsZSBub25jZQ==",
-            "dGhlIHNhbXBsZSBub25j",
-            400,
-            "Sec-WebSocket-Key",
-        ),
-        (
-            "dGhlIHNhbXBsZSBub25jZQ==",
-            "dGhlIHNhbXBsZSBub25jZQ",
-            400,
-            "Sec-WebSocket-Key",
-        ),
-        (
-            "dGhlIHNhbXBsZSBub25jZQ==",
-            "dGhlIHNhbXBsZSBub25jZSEh",
-            400,
-            "Sec-WebSocket-Key",
-        ),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j", 400, "Sec-WebSocket-Key"),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ", 400, "Sec-WebSocket-Key"),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSEh", 400, "Sec-WebSocket-Key"),
         ("dGhlIHNhbXBsZSBub25jZQ==", "!", 400, "Sec-WebSocket-Key"),
         ("/chat?room=1", "*", 400, "target"),
         ("/chat?room=1", "chat?/room", 400, "target"),
@@ -200,14 +137,8 @@ fn a_head_past_its_limits_is_refused_with_431() {
     assert_eq!(refused(&long[..4096]).0, 431, "complete or not");
     assert_eq!(read(&long[..4095]), Request::Partial);
 
-    assert!(matches!(
-        read_request(HEAD.as_bytes(), HEAD.len()),
-        Request::Upgrade { .. }
-    ));
-    assert!(matches!(
-        read_request(HEAD.as_bytes(), HEAD.len() - 1),
-        Request::Refused { .. }
-    ));
+    assert!(matches!(read_request(HEAD.as_bytes(), HEAD.len()), Request::Upgrade { .. }));
+    assert!(matches!(read_request(HEAD.as_bytes(), HEAD.len() - 1), Request::Refused { .. }));
 
     let headers = |count: usize| with("Host:", &format!("{}Host:", "X: y\r\n".repeat(count - 5)));
     upgraded(&headers(64));
