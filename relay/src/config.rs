@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// What was typed for `relay serve`. [`ServeArgs::config`] turns it into what is valid.
+/// What was typed for `relay serve`; [`Limits::check`] says whether it is valid.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Address and port to accept WebSocket connections on; port 0 takes a free one and prints it
