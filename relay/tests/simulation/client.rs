@@ -19,10 +19,22 @@ use crate::speech::{self, Heard, Line};
 enum Asked {
     Connect,
     /// `real`: the client knows that the seq it names is durable.
-    Join { room: Arc<str>, start: Start, real: bool },
-    Leave { room: Arc<str> },
-    Publish { body: Vec<u8> },
-    History { room: Arc<str>, page: Page, limit: u32 },
+    Join {
+        room: Arc<str>,
+        start: Start,
+        real: bool,
+    },
+    Leave {
+        room: Arc<str>,
+    },
+    Publish {
+        body: Vec<u8>,
+    },
+    History {
+        room: Arc<str>,
+        page: Page,
+        limit: u32,
+    },
     Ping,
 }
 
@@ -38,7 +50,7 @@ pub struct Conn {
     waiting: BTreeMap<u32, Asked>,
     /// Rooms it is a member of, and the last seq it has of each.
     joined: BTreeMap<Arc<str>, u64>,
-    /// It sent something that no dialect can read, or too much.
+    /// It sent something that cannot be read, and only waits for the end.
     misbehaved: bool,
     /// It sent its close frame.
     said_close: bool,
@@ -194,7 +206,10 @@ impl Client {
         match (asked, heard) {
             (asked, Heard::Refused { code }) => self.refused(conn, asked, code, env),
             (Asked::Connect, Heard::Connected { user }) => assert!(user == self.user, "taken for {user}"),
-            (Asked::Join { room, start, real }, Heard::Joined { room: named, epoch, from, head, recovering, recovered }) => {
+            (
+                Asked::Join { room, start, real },
+                Heard::Joined { room: named, epoch, from, head, recovering, recovered },
+            ) => {
                 assert!(named.is_none_or(|named| named == &*room), "joined {named:?} instead of {room}");
                 assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
                 assert!(recovering == matches!(start, Start::Since { .. }), "recovering is {recovering} for {start:?}");
@@ -259,13 +274,13 @@ impl Client {
 
     fn refused(&mut self, conn: &mut Conn, asked: Asked, code: ErrorCode, env: &mut Env) {
         use ErrorCode as E;
-        let overloaded = matches!(code, E::Busy | E::Unavailable) || (self.dialect != Dialect::Native && code == E::Unknown);
+        let overloaded =
+            matches!(code, E::Busy | E::Unavailable) || (self.dialect != Dialect::Native && code == E::Unknown);
         let limits = &env.plan.limits;
         let is_known = match &asked {
             Asked::Publish { body } => match code {
-                E::RateLimited => true,
+                E::RateLimited | E::Unknown => true,
                 E::TooLarge => body.len() > limits.body_bytes_max,
-                E::Unknown => true,
                 _ => overloaded,
             },
             Asked::Join { room, .. } => match code {
@@ -299,7 +314,12 @@ impl Client {
     /// Invariants 7 and 8, when everything has arrived that will.
     pub fn check_calm(&self, env: &mut Env) {
         let Some(conn) = &self.conn else { return };
-        assert!(conn.waiting.is_empty() || conn.said_close, "invariant 8: client {} still waits for {:?}", self.index, conn.waiting);
+        assert!(
+            conn.waiting.is_empty() || conn.said_close || conn.misbehaved,
+            "invariant 8: client {} still waits for {:?}",
+            self.index,
+            conn.waiting
+        );
         for (room, last) in &conn.joined {
             let head = env.oracle.head(room);
             assert!(*last == head, "invariant 7: client {} is at {last} of {room}, which ends at {head}", self.index);

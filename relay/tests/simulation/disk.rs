@@ -87,7 +87,8 @@ impl Disk {
     }
 
     fn append(&mut self, rng: &mut Rng, call: Call, faults: u32) {
-        let last_ms = call.appends.iter().flat_map(|append| &append.records).map(|record| snowflake::time_ms(record.id));
+        let last_ms =
+            call.appends.iter().flat_map(|append| &append.records).map(|record| snowflake::time_ms(record.id));
         let last_ms = last_ms.max().unwrap_or(0);
         if last_ms > self.reserved_ms {
             self.reserved_ms = last_ms + rng.u64(..2_000);
@@ -120,12 +121,19 @@ impl Disk {
                 let log = (!fails).then_some(log).map(|(state, records)| {
                     let forget = self.sabotage == Some(Sabotage::ForgetKeys);
                     let keyless = |record: &Record| Record { key: None, ..record.clone() };
-                    (state, records.into_iter().map(|record| if forget { keyless(&record).into() } else { record }).collect())
+                    (
+                        state,
+                        records
+                            .into_iter()
+                            .map(|record| if forget { keyless(&record).into() } else { record })
+                            .collect(),
+                    )
                 });
                 StoreReply::Opened { room, log }
             }
             StoreRequest::Read { room, first, last } => {
-                let records = self.store.read(&room, first, last, (last + 1 - first) as usize).expect("no fault is planned");
+                let records =
+                    self.store.read(&room, first, last, (last + 1 - first) as usize).expect("no fault is planned");
                 let records = (!fails).then(|| records.into_iter().map(Into::into).collect());
                 StoreReply::Read { room, first, last, records }
             }

@@ -28,6 +28,33 @@ const SEEDS: u64 = 300;
 /// Each sabotage is noticed in one of so many seeds.
 const SABOTAGE_SEEDS: u64 = 1000;
 
+/// What the seeds together must have met, or the simulation proves little.
+const TO_MEET: [&str; 23] = [
+    "a crash",
+    "a delivery",
+    "a full lane",
+    "a gap",
+    "a gap that ends a membership",
+    "a paced feed",
+    "a recovery",
+    "a recovery that was refused",
+    "a repeat",
+    "a send that would block",
+    "a stop",
+    "a stop that ended by itself",
+    "a whole simulation",
+    "an ack",
+    "busy",
+    "closed as a slow consumer",
+    "closed as idle",
+    "going away",
+    "outcome unknown",
+    "rate limited",
+    "storage unavailable",
+    "too large",
+    "too many rooms",
+];
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, but must be a number")))
@@ -58,7 +85,9 @@ fn simulation_holds_its_invariants_for_many_seeds() {
         }
     }
     println!("{met:#?}");
+    let missed: Vec<_> = TO_MEET.iter().filter(|what| !met.contains_key(**what)).collect();
     assert!(failures.is_empty(), "{} seeds failed:\n{}", failures.len(), failures.join("\n"));
+    assert!(missed.is_empty(), "no seed met {missed:?}");
 }
 
 #[test]

@@ -36,7 +36,14 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn new(store: Rc<FaultyStore>, epoch: u64) -> Self {
-        Self { store, epoch, logs: BTreeMap::new(), sent: BTreeMap::new(), acks: BTreeMap::new(), windows_passed: false }
+        Self {
+            store,
+            epoch,
+            logs: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            acks: BTreeMap::new(),
+            windows_passed: false,
+        }
     }
 
     /// The durable log of a room.
@@ -56,7 +63,8 @@ impl Oracle {
 
     /// Bytes of the bodies of `first..=last`, as far as they exist.
     pub fn bodies_bytes(&mut self, room: &str, first: u64, last: u64) -> usize {
-        let bodies = self.log(room).iter().skip(first.saturating_sub(1) as usize).take_while(|record| record.seq <= last);
+        let bodies =
+            self.log(room).iter().skip(first.saturating_sub(1) as usize).take_while(|record| record.seq <= last);
         bodies.map(|record| record.body.len()).sum()
     }
 
@@ -109,7 +117,8 @@ impl Oracle {
         let Some(record) = (line.seq as usize).checked_sub(1).and_then(|at| log.get(at)) else {
             panic!("invariant 2, only durable messages are delivered: {room} {} is not stored", line.seq)
         };
-        let same = (line.seq, line.id, line.time_ms, &*line.user) == (record.seq, record.id, record.time_ms, &*record.sender);
+        let same =
+            (line.seq, line.id, line.time_ms, &*line.user) == (record.seq, record.id, record.time_ms, &*record.sender);
         let body = match &line.body {
             Body::Stored(content, bytes) => *content == record.content && **bytes == *record.body,
             Body::Shown(json) => *json == shown(record),
@@ -151,7 +160,9 @@ impl Oracle {
         assert!((from, to) == (first, last) || is_cut, "{asked}: {found:?} instead of {first}..={last}");
         let fits = found.len() == 1 || self.bodies_bytes(room, from, to) <= bytes_max;
         assert!(fits, "{asked}: the bodies of {found:?} are more than {bytes_max} bytes");
-        lines.iter().for_each(|line| self.delivered(room, line));
+        for line in lines {
+            self.delivered(room, line);
+        }
     }
 
     /// Everything that must hold of what is stored, whatever happened.
@@ -178,7 +189,10 @@ impl Oracle {
         }
         for ((room, seq), id) in self.acks.clone() {
             let found = self.log_of(&room, seq).map(|record| record.id);
-            assert!(found == Some(id), "invariant 1, nothing acked is lost: {room} {seq} {id}, but {found:?} is stored");
+            assert!(
+                found == Some(id),
+                "invariant 1, nothing acked is lost: {room} {seq} {id}, but {found:?} is stored"
+            );
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Plan {
     pub rounds: usize,
     pub steps_per_round: usize,
     pub limits: Limits,
+    /// Sweep every room at this period, microseconds; else the tempo adapts.
+    pub period_us: Option<u64>,
     /// Longest time between two turns, microseconds.
     pub turn_us_max: u64,
     /// A turn in a thousand comes after a jump of up to so many milliseconds.
@@ -47,7 +49,7 @@ impl Plan {
     pub fn of(rng: &mut Rng) -> Self {
         let storm = rng.u32(..12) == 0;
         let clients_max = pick(rng, &[4, 12, 40]);
-        let clients = if storm { rng.usize(30..=40) } else { rng.usize(2..=clients_max) };
+        let clients = if storm { rng.usize(30..=60) } else { rng.usize(2..=clients_max) };
         let rooms = rng.usize(1..=if storm { 2 } else { 6 });
         Self {
             shards: rng.usize(1..=4),
@@ -57,6 +59,7 @@ impl Plan {
             rounds: rng.usize(1..=4),
             steps_per_round: if storm { 6000 } else { rng.usize(200..=1500) },
             limits: limits(rng, rooms, storm),
+            period_us: pick(rng, &[None, None, Some(4_000), Some(50_000), Some(700_000)]),
             turn_us_max: if storm { 1000 } else { pick(rng, &[200, 5_000, 100_000, 400_000]) },
             jump_ms_max: pick(rng, &[0, 3_000, 3_000, 100_000]),
             lane_messages: pick(rng, &[1, 8, 64, 4096]),

@@ -46,6 +46,7 @@ impl Process {
             ids_after_ms: if forget { 0 } else { reserved_ms },
             limits: env.plan.limits.clone(),
             echo: false,
+            period_us: env.plan.period_us,
             seed: 7,
         };
         Self {
@@ -156,16 +157,22 @@ impl Process {
         let outbox = &mut self.shards[n].outbox;
         for (id, segment) in outbox.sends.drain(..) {
             env.trace.add(|| format!("  {n} sends {} bytes to {id:?}", segment.len()));
-            env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("a send to an open socket").send(segment);
+            env.sockets
+                .get_mut(&id)
+                .filter(|socket| !socket.server_closed)
+                .expect("a send to an open socket")
+                .send(segment);
         }
         for id in outbox.polls.drain(..) {
-            let socket = env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("a poll of an open socket");
+            let socket =
+                env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("a poll of an open socket");
             assert!(!socket.wants_writable && !socket.is_sending(), "a poll while something is under way");
             socket.wants_writable = true;
         }
         for id in outbox.closes.drain(..) {
             env.trace.add(|| format!("  {n} closes {id:?}"));
-            let socket = env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("an open socket is closed");
+            let socket =
+                env.sockets.get_mut(&id).filter(|socket| !socket.server_closed).expect("an open socket is closed");
             socket.close_server(usize::MAX);
             if socket.client_gone {
                 env.sockets.remove(&id);
@@ -210,13 +217,20 @@ impl Process {
         let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max;
         let short_bytes = 4 * RECEIVE_BYTES_MAX;
         let (waiting, max) = (self.shards[n].replies_bytes(), limits.replies_bytes_max);
-        assert!(waiting <= max + page_bytes + short_bytes, "invariant 9: {waiting} bytes of replies wait for one connection, {max} may");
+        assert!(
+            waiting <= max + page_bytes + short_bytes,
+            "invariant 9: {waiting} bytes of replies wait for one connection, {max} may"
+        );
     }
 
     /// A shard has something to do now.
     pub fn is_due(&self, n: usize, env: &Env) -> bool {
         let socket = |socket: &Socket| {
-            !socket.opened || !socket.up.is_empty() || socket.is_sending() || socket.wants_writable || socket.client_gone
+            !socket.opened
+                || !socket.up.is_empty()
+                || socket.is_sending()
+                || socket.wants_writable
+                || socket.client_gone
         };
         self.lanes.iter().any(|lanes| !lanes[n].is_empty())
             || !self.disk.replies[n].is_empty()

@@ -41,7 +41,12 @@ impl Socket {
     }
 
     /// The send ends: the network takes all, some or nothing of it.
-    pub fn end_send(&mut self, rng: &mut Rng, capacity: usize, sabotage: Option<Sabotage>) -> Option<io::Result<usize>> {
+    pub fn end_send(
+        &mut self,
+        rng: &mut Rng,
+        capacity: usize,
+        sabotage: Option<Sabotage>,
+    ) -> Option<io::Result<usize>> {
         let (segment, copy) = self.sending.take()?;
         assert!(segment.bytes() == copy, "bytes changed while they were being sent");
         if self.client_gone && rng.bool() {

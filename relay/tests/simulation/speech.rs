@@ -59,7 +59,9 @@ pub fn say(dialect: Dialect, request: &Request<'_>, mask: [u8; 4], out: &mut Vec
 fn to_json(request: &Request<'_>) -> String {
     let (method, value) = match &request.command {
         Command::Connect { user, .. } => ("connect", json!({ "data": { "user": user } })),
-        Command::Join { room, start: Start::Recent(recent) } => ("subscribe", json!({ "channel": room, "recent": recent })),
+        Command::Join { room, start: Start::Recent(recent) } => {
+            ("subscribe", json!({ "channel": room, "recent": recent }))
+        }
         Command::Join { room, start: Start::Since { seq, epoch } } => {
             let epoch = epoch.map_or(String::new(), |epoch| format!("{epoch:x}"));
             ("subscribe", json!({ "channel": room, "recover": true, "offset": seq, "epoch": epoch }))
@@ -70,12 +72,15 @@ fn to_json(request: &Request<'_>) -> String {
             let data = if *content == Content::Text { json!(text) } else { serde_json::from_str(text).expect("JSON") };
             ("publish", json!({ "channel": room, "data": data, "key": key }))
         }
-        Command::History { room, page, limit } => ("history", match page {
-            Page::Newest => json!({ "channel": room, "limit": limit, "reverse": true }),
-            Page::Before(seq) => json!({ "channel": room, "limit": limit, "before": seq }),
-            Page::After(seq) => json!({ "channel": room, "limit": limit, "since": { "offset": seq } }),
-            Page::Around(seq) => json!({ "channel": room, "limit": limit, "around": seq }),
-        }),
+        Command::History { room, page, limit } => (
+            "history",
+            match page {
+                Page::Newest => json!({ "channel": room, "limit": limit, "reverse": true }),
+                Page::Before(seq) => json!({ "channel": room, "limit": limit, "before": seq }),
+                Page::After(seq) => json!({ "channel": room, "limit": limit, "since": { "offset": seq } }),
+                Page::Around(seq) => json!({ "channel": room, "limit": limit, "around": seq }),
+            },
+        ),
         Command::Ping => ("ping", json!({})),
         Command::Pong | Command::Unsupported => return "{}".to_owned(),
     };
@@ -87,7 +92,7 @@ pub fn hear<'a>(dialect: Dialect, incoming: &Incoming<'a>, mut each: impl FnMut(
     match (dialect, incoming) {
         (Dialect::Native, Incoming::Binary(payload)) => {
             let (tag, received) = native::decode_event(payload).expect("invariant 6: the relay sends whole events");
-            each(tag, heard(received));
+            each(tag, heard(&received));
         }
         (Dialect::Centrifuge, Incoming::Text(text)) => {
             for document in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
@@ -99,17 +104,17 @@ pub fn hear<'a>(dialect: Dialect, incoming: &Incoming<'a>, mut each: impl FnMut(
     }
 }
 
-fn heard(received: native::Received<'_>) -> Heard<'_> {
+fn heard<'a>(received: &native::Received<'a>) -> Heard<'a> {
     use native::Received as R;
-    match received {
+    match *received {
         R::Connected { user, .. } => Heard::Connected { user: user.into() },
         R::Joined { room, epoch, from, head, recovering, recovered } => {
             Heard::Joined { room: Some(room), epoch, from, head: Some(head), recovering, recovered }
         }
         R::Left { .. } => Heard::Left,
         R::Acked { seq, id, .. } => Heard::Acked { seq, id },
-        R::History { epoch, head, messages, .. } => Heard::History { epoch, head, lines: unpack(&messages) },
-        R::Batch { room, messages } => Heard::Batch { room: room.into(), lines: unpack(&messages) },
+        R::History { epoch, head, ref messages, .. } => Heard::History { epoch, head, lines: unpack(messages) },
+        R::Batch { room, ref messages } => Heard::Batch { room: room.into(), lines: unpack(messages) },
         R::Gap { room, from, to } => Heard::Gap { room, from, to },
         R::Error { code, .. } => Heard::Refused { code },
         R::GoingAway { .. } => Heard::GoingAway,

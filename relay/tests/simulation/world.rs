@@ -211,7 +211,9 @@ impl World {
             process.disk.step(&mut env.rng, &env.plan, env.clock.wall_ms(), 0);
             happened = true;
         }
-        clients.iter_mut().for_each(|client| client.read(env));
+        for client in clients.iter_mut() {
+            client.read(env);
+        }
         let now_us = env.clock.now().us;
         let us = if happened { 20 } else { process.deadline_us().saturating_sub(now_us).clamp(20, 100_000) };
         env.clock.pass(us, &mut env.rng);
@@ -233,18 +235,17 @@ impl World {
                 auditor.look_up(&room, Page::After(last), &mut self.env);
                 self.calm(200_000);
                 let auditor = self.clients.last_mut().expect("just added");
-                match auditor.page {
-                    Some((_, end)) => last = end,
-                    // As many rooms are loaded as may be: until some are forgotten.
-                    None => {
-                        refusals += 1;
-                        let limits = &self.env.plan.limits;
-                        if limits.max_rooms.div_ceil(self.env.plan.shards) < self.env.plan.rooms.len() {
-                            break;
-                        }
-                        assert!(refusals < 10, "invariant 1: history of {room} is refused");
-                    }
+                if let Some((_, end)) = auditor.page {
+                    last = end;
+                    continue;
                 }
+                // As many rooms are loaded as may be, until some are forgotten.
+                let limits = &self.env.plan.limits;
+                if limits.max_rooms.div_ceil(self.env.plan.shards) < self.env.plan.rooms.len() {
+                    break;
+                }
+                refusals += 1;
+                assert!(refusals < 10, "invariant 1: history of {room} is refused");
             }
         }
     }
