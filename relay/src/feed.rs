@@ -162,6 +162,8 @@ impl Feed {
     /// Adds a member at the head. Returns its index and cursor.
     pub fn add(&mut self, id: SessionId, dialect: Dialect) -> (u32, Cursor) {
         self.members.push(id);
+        // The round under way comes by here, too; without one more visit it would end before its last member.
+        self.unvisited += usize::from(self.unvisited > 0);
         self.speakers[dialect as usize] += 1;
         let head = self.head;
         let chain = self.chains[dialect as usize].get_or_insert_with(|| Box::new(Chain::new(head)));
@@ -269,6 +271,22 @@ mod tests {
         assert_eq!((bytes.len(), gaps, at.seq), (0, vec![(11, 100)], 100));
         chain.append(b"next", 101, 0, 8 * 1024);
         assert_eq!(follow(&chain, at).0, b"next");
+    }
+
+    #[test]
+    fn who_joins_during_a_round_makes_nobody_miss_it() {
+        let id = |n| SessionId::new(0, 0, n, 0);
+        for before in 0..4 {
+            let mut feed = Feed::new("lobby".into());
+            (0..4).for_each(|n| drop(feed.add(id(n), Dialect::Native)));
+            feed.unvisited = before;
+            while feed.next_unvisited().is_some() {}
+            feed.unvisited = 4;
+            let mut visited: Vec<_> = feed.next_unvisited().into_iter().collect();
+            feed.add(id(4), Dialect::Native);
+            visited.extend(std::iter::from_fn(|| feed.next_unvisited()));
+            assert!((0..4).all(|n| visited.contains(&id(n))), "{visited:?}");
+        }
     }
 
     #[test]
