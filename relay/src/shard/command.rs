@@ -26,7 +26,10 @@ impl Shard {
     /// Bytes from a connection; they are unmasked in place.
     pub fn on_bytes(&mut self, id: SessionId, bytes: &mut [u8]) {
         let Some(mut session) = self.sessions.take(id) else { return };
-        session.heard_ds = self.now.ds();
+        // A handshake, and a closed connection, end in their time however much the peer says.
+        if session.is_open() {
+            session.heard_ds = self.now.ds();
+        }
         self.close_swamped(&mut session);
         if let Phase::Handshake(head) = &mut session.phase {
             let mut head = mem::take(head);
@@ -65,9 +68,13 @@ impl Shard {
                 session.phase = Phase::Handshake(head);
                 return;
             }
-            handshake::Request::Refused { response } => return refuse(session, response),
+            handshake::Request::Refused { response } => {
+                session.heard_ds = self.now.ds();
+                return refuse(session, response);
+            }
             handshake::Request::Upgrade { upgrade, used } => (upgrade, used),
         };
+        session.heard_ds = self.now.ds();
         let answer = |status, body: &str, retry_after_s| {
             let mut response = Vec::new();
             handshake::refuse(status, body, retry_after_s, &mut response);
