@@ -19,6 +19,7 @@ demo-equal *flags:
 
 # Every check there is: lint, unit, property and simulation tests, real processes, conformance
 test: lint && conformance centrifuge
+    @tools/need strace
     cargo test --workspace --locked
 
 # Formatting, clippy and the links of the documentation

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use flume::Receiver;
 use glommio::{LocalExecutorBuilder, Placement};
 use storage::Store;
-use uring::Wake;
+use uring::{Config, Ring, Wake};
 
 pub use self::admission::Capacity;
 use self::core::{Core, Links};
@@ -36,6 +36,11 @@ const LANE_BATCHES: usize = 256;
 /// Connections that may wait to be handed to another shard.
 const HANDOVERS_MAX: usize = 1024;
 
+/// A ring to see whether the kernel gives any.
+const PROBE: Config = Config { sockets: 8, recv_buffers: 8, recv_buffer_bytes: 64, queue_entries: 8 };
+/// How long shards may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What the shards' threads tell the main one.
 enum Report {
     Ready,
@@ -58,6 +63,8 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
         })
         .unzip();
     let (persist, threads, ids_after_ms) = persist::start(&plan.store, plan.limits.tail_messages_max, &reply_to)?;
+    // Here, where a refusal can be told: the executors' threads would die of it silently.
+    Ring::new(PROBE, &wakes[0])?;
     let (reports, reported) = flume::unbounded();
     let stop = Arc::new(AtomicBool::new(false));
     let running = Arc::new(AtomicUsize::new(plan.shards));
@@ -149,7 +156,8 @@ fn signals(reports: flume::Sender<Report>) -> anyhow::Result<()> {
 
 fn await_ready(reported: &Receiver<Report>, shards: usize) -> anyhow::Result<()> {
     for _ in 0..shards {
-        match reported.recv()? {
+        let report = reported.recv_timeout(START_TIMEOUT);
+        match report.map_err(|_| anyhow::anyhow!("a shard did not start; {IO_URING_HINT}"))? {
             Report::Ready => {}
             Report::Failed(why) => bail!("{why}"),
             Report::Ended(_) | Report::Signal => bail!("stopped while starting"),
