@@ -278,7 +278,9 @@ mod tests {
         let id = |n| SessionId::new(0, 0, n, 0);
         for before in 0..4 {
             let mut feed = Feed::new("lobby".into());
-            (0..4).for_each(|n| drop(feed.add(id(n), Dialect::Native)));
+            for n in 0..4 {
+                feed.add(id(n), Dialect::Native);
+            }
             feed.unvisited = before;
             while feed.next_unvisited().is_some() {}
             feed.unvisited = 4;

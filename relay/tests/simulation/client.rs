@@ -14,6 +14,16 @@ use relay::ids::SessionId;
 use crate::env::Env;
 use crate::speech::{self, Heard, Line};
 
+/// A body, which is its message's name. Shown in brief.
+struct Name(Vec<u8>);
+
+impl std::fmt::Debug for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let start = &self.0[..self.0.len().min(12)];
+        write!(f, "{:?} of {} bytes", String::from_utf8_lossy(start), self.0.len())
+    }
+}
+
 /// A request that waits for its reply.
 #[derive(Debug)]
 enum Asked {
@@ -27,9 +37,7 @@ enum Asked {
     Leave {
         room: Arc<str>,
     },
-    Publish {
-        body: Vec<u8>,
-    },
+    Publish(Name),
     History {
         room: Arc<str>,
         page: Page,
@@ -52,6 +60,9 @@ pub struct Conn {
     joined: BTreeMap<Arc<str>, u64>,
     /// It sent something that cannot be read, and only waits for the end.
     misbehaved: bool,
+    /// It goes on talking after the relay's close frame and never answers it.
+    rude: bool,
+    babbled_us: u64,
     /// It sent its close frame.
     said_close: bool,
     /// The relay sent its close frame: nothing may follow.
@@ -72,6 +83,8 @@ pub struct Client {
     repeatable: Vec<Vec<u8>>,
     published: u32,
     stalled: bool,
+    /// Everything it asked for has reached the relay and is answered before a stop.
+    pub owed: bool,
     /// The last page of history that it asked for: its head and last seq.
     pub page: Option<(u64, u64)>,
 }
@@ -88,6 +101,7 @@ impl Client {
             repeatable: Vec::new(),
             published: 0,
             stalled: false,
+            owed: false,
             page: None,
         }
     }
@@ -98,6 +112,7 @@ impl Client {
         let socket = env.sockets.get_mut(&conn.id).expect("the client keeps its socket");
         let count = if env.calm { socket.down.len() } else { env.rng.usize(..=socket.down.len()) };
         let mut bytes: Vec<u8> = socket.down.drain(..count).collect();
+        let is_refused = socket.refused;
         let over = socket.server_closed && socket.down.is_empty();
         if let Some(mut head) = conn.head.take() {
             head.append(&mut bytes);
@@ -105,8 +120,9 @@ impl Client {
                 Response::Accepted { used } => bytes = head.split_off(used),
                 Response::Partial => conn.head = Some(head),
                 Response::Refused(why) => {
-                    assert!(conn.misbehaved, "the handshake was refused: {why}");
+                    assert!(conn.misbehaved || is_refused, "the handshake was refused: {why}");
                     conn.head = Some(head);
+                    conn.misbehaved = true;
                 }
             }
         }
@@ -173,9 +189,11 @@ impl Client {
         };
         assert!(is_known, "client {} was closed with {code} and did nothing wrong", self.index);
         conn.heard_close = true;
+        let is_answered = conn.waiting.is_empty() || conn.misbehaved || code != 1001;
+        assert!(is_answered || !self.owed, "client {}: a stop left {:?} unanswered", self.index, conn.waiting);
         conn.waiting.clear();
         conn.joined.clear();
-        if !conn.said_close {
+        if !conn.said_close && !conn.rude {
             conn.said_close = true;
             conn.frame(Opcode::Close, &code.to_be_bytes(), env);
         }
@@ -221,7 +239,7 @@ impl Client {
             (Asked::Leave { room }, Heard::Left) => {
                 assert!(conn.joined.remove(&room).is_some(), "left {room} without being in it");
             }
-            (Asked::Publish { body }, Heard::Acked { seq, id }) => {
+            (Asked::Publish(Name(body)), Heard::Acked { seq, id }) => {
                 env.oracle.acked(&body, seq, id);
                 self.know(&env.oracle.sent(&body).room, seq);
             }
@@ -278,7 +296,7 @@ impl Client {
             matches!(code, E::Busy | E::Unavailable) || (self.dialect != Dialect::Native && code == E::Unknown);
         let limits = &env.plan.limits;
         let is_known = match &asked {
-            Asked::Publish { body } => match code {
+            Asked::Publish(Name(body)) => match code {
                 E::RateLimited | E::Unknown => true,
                 E::TooLarge => body.len() > limits.body_bytes_max,
                 _ => overloaded,
@@ -304,16 +322,24 @@ impl Client {
             E::TooManyRooms => "too many rooms",
             _ => "another refusal",
         });
-        if let Asked::Publish { body } = asked
+        if let Asked::Publish(Name(body)) = asked
             && code != E::Unknown
         {
             env.oracle.refused(&body);
         }
     }
 
+    /// Its connection may never answer the relay's close frame.
+    pub fn is_rude(&self) -> bool {
+        self.conn.as_ref().is_some_and(|conn| conn.rude)
+    }
+
     /// Invariants 7 and 8, when everything has arrived that will.
     pub fn check_calm(&self, env: &mut Env) {
         let Some(conn) = &self.conn else { return };
+        assert!(!conn.heard_close, "client {} was told that it is closed, and is not", self.index);
+        let is_over = conn.is_mute() && env.plan.limits.handshake_timeout_ms <= 1000;
+        assert!(!is_over, "client {} is still in its handshake", self.index);
         assert!(
             conn.waiting.is_empty() || conn.said_close || conn.misbehaved,
             "invariant 8: client {} still waits for {:?}",
@@ -359,6 +385,11 @@ fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room:
 }
 
 impl Conn {
+    /// It never ends its handshake.
+    fn is_mute(&self) -> bool {
+        self.misbehaved && self.head.is_some()
+    }
+
     fn is_joining(&self, room: &str) -> bool {
         self.waiting.values().any(|asked| matches!(asked, Asked::Join { room: other, .. } if **other == *room))
     }
@@ -380,7 +411,8 @@ impl Conn {
     fn request(&self, dialect: Dialect, tag: u32, command: Command<'_>, env: &mut Env) {
         let mut bytes = Vec::new();
         let mask = env.rng.u32(..).to_ne_bytes();
-        speech::say(dialect, &Request { tag, command }, mask, &mut bytes);
+        let cut = if env.rng.u8(..10) == 0 { env.rng.usize(..50) } else { usize::MAX };
+        speech::say(dialect, &Request { tag, command }, (mask, cut), &mut bytes);
         self.push(&bytes, env);
     }
 }

@@ -68,7 +68,8 @@ impl Process {
             (usize::from(next) % RINGS, next / RINGS as u16)
         });
         let id = SessionId::new(shard, ring, slot, generation);
-        env.sockets.insert(id, Socket::default());
+        let refused = !env.calm && env.rng.u8(..50) == 0;
+        env.sockets.insert(id, Socket::new(refused));
         id
     }
 
@@ -99,7 +100,7 @@ impl Process {
             let socket = env.sockets.get_mut(&id).expect("listed");
             if !socket.opened {
                 socket.opened = true;
-                self.shards[n].on_open(id, true);
+                self.shards[n].on_open(id, !socket.refused);
             }
             if !env.calm && env.rng.u8(..3) == 0 {
                 continue;

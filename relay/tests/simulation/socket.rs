@@ -13,6 +13,8 @@ use crate::sabotage::Sabotage;
 pub struct Socket {
     /// The shard was told of it.
     pub opened: bool,
+    /// It is one connection too many: the handshake is answered 503.
+    pub refused: bool,
     /// From the client, not received yet.
     pub up: VecDeque<u8>,
     /// Taken from the shard, not read by the client yet.
@@ -27,6 +29,10 @@ pub struct Socket {
 }
 
 impl Socket {
+    pub fn new(refused: bool) -> Self {
+        Self { refused, ..Self::default() }
+    }
+
     pub fn is_sending(&self) -> bool {
         self.sending.is_some()
     }

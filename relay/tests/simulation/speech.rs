@@ -8,6 +8,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+/// The bit of a frame's first byte that ends a message; the opcode beside it is 0 in a continuation.
+const FIN: u8 = 0x80;
+
 /// A message as a client reads it.
 #[derive(Debug)]
 pub struct Line<'a> {
@@ -42,17 +45,28 @@ pub enum Heard<'a> {
     Ping,
 }
 
-/// Appends a request as one masked frame.
-pub fn say(dialect: Dialect, request: &Request<'_>, mask: [u8; 4], out: &mut Vec<u8>) {
-    match dialect {
+/// Appends a request as masked frames: one, or two when it is longer than `cut`.
+pub fn say(dialect: Dialect, request: &Request<'_>, (mask, cut): ([u8; 4], usize), out: &mut Vec<u8>) {
+    let mut payload = Vec::new();
+    let opcode = match dialect {
         Dialect::Native => {
-            let mut payload = Vec::new();
             native::encode_request(request, &mut payload);
-            frame::write_masked(Opcode::Binary, &payload, mask, out);
+            Opcode::Binary
         }
         Dialect::Centrifuge => {
-            frame::write_masked(Opcode::Text, to_json(request).as_bytes(), mask, out);
+            payload.extend_from_slice(to_json(request).as_bytes());
+            Opcode::Text
         }
+    };
+    let (front, back) = payload.split_at(cut.min(payload.len()));
+    let start = out.len();
+    frame::write_masked(opcode, front, mask, out);
+    if !back.is_empty() {
+        // Not the last frame of its message; the other one continues it.
+        out[start] &= !FIN;
+        let start = out.len();
+        frame::write_masked(opcode, back, mask, out);
+        out[start] = FIN;
     }
 }
 

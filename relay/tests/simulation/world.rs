@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::sabotage::Sabotage;
 
 /// After the last disturbance, everything must have arrived within this time, microseconds.
-const CALM_US: u64 = 4_000_000;
+const CALM_US: u64 = 5_000_000;
 /// Storage tries to do so much between two turns when it is calm.
 const DISK_STEPS: usize = 20;
 /// A room that nobody uses is forgotten within this time, microseconds.
@@ -150,12 +150,23 @@ impl World {
         let calm = self.env.rng.bool();
         let process = self.process.as_mut().expect("it runs");
         process.stopping = true;
+        if calm {
+            // What was asked for by now is answered before anybody is sent away.
+            self.env.calm = true;
+            while self.env.sockets.values().any(|socket| !socket.up.is_empty()) {
+                (0..process.shards.len()).for_each(|shard| process.turn(shard, &mut self.env));
+            }
+        }
+        for client in &mut self.clients {
+            let socket = client.conn.as_ref().and_then(|conn| self.env.sockets.get(&conn.id));
+            client.owed = calm && socket.is_some_and(|socket| !socket.server_closed);
+        }
         process.shards.iter_mut().for_each(relay::shard::Shard::stop);
         let bound_us = self.env.plan.limits.shutdown_timeout_ms * 1000;
         while self.env.clock.us < began_us + bound_us {
             if self.process.as_ref().expect("it runs").shards.iter().all(relay::shard::Shard::is_stopped) {
                 self.env.meet("a stop that ended by itself");
-                return self.crash();
+                break;
             }
             if calm {
                 self.env.calm = true;
@@ -165,7 +176,12 @@ impl World {
             }
             self.env.calm = false;
         }
-        assert!(!calm, "a calm relay did not stop in time");
+        let shards = &self.process.as_ref().expect("it runs").shards;
+        let is_stopped = shards.iter().all(relay::shard::Shard::is_stopped);
+        let is_polite = self.clients.iter().all(|client| !client.is_rude());
+        assert!(!calm || is_stopped || !is_polite, "a calm relay did not stop in time");
+        self.env.calm = false;
+        self.clients.iter_mut().for_each(|client| client.owed = false);
         self.crash();
     }
 
@@ -213,6 +229,7 @@ impl World {
         }
         for client in clients.iter_mut() {
             client.read(env);
+            client.babble(env);
         }
         let now_us = env.clock.now().us;
         let us = if happened { 20 } else { process.deadline_us().saturating_sub(now_us).clamp(20, 100_000) };

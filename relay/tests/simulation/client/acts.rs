@@ -5,11 +5,13 @@ use std::sync::Arc;
 use protocol::frame::{Decoder, Opcode, Role};
 use protocol::{Command, Content, Dialect, Page, Start, centrifuge, handshake, native};
 
-use super::{Asked, Client, Conn};
+use super::{Asked, Client, Conn, Name};
 use crate::env::Env;
 use crate::oracle::Sent;
 use crate::process::Process;
 
+/// A rude client talks so often, microseconds.
+const BABBLE_US: u64 = 500_000;
 /// A client remembers so many messages to repeat.
 const REPEATABLE_MAX: usize = 30;
 
@@ -29,7 +31,7 @@ impl Client {
             }
             return;
         };
-        if conn.said_close || conn.misbehaved {
+        if conn.said_close || conn.misbehaved || conn.heard_close {
             if env.rng.u8(..8) == 0 {
                 return self.vanish(&conn, env);
             }
@@ -72,6 +74,8 @@ impl Client {
             waiting: std::collections::BTreeMap::new(),
             joined: std::collections::BTreeMap::new(),
             misbehaved: false,
+            rude: env.rng.u8(..10) == 0 && !env.calm,
+            babbled_us: 0,
             said_close: false,
             heard_close: false,
         };
@@ -163,7 +167,7 @@ impl Client {
             env.trace.add(|| format!("client {} publishes without a tag to {room}", self.index));
             return conn.request(self.dialect, 0, publish(body), env);
         }
-        self.ask(conn, Asked::Publish { body: body.clone() }, publish(body), env);
+        self.ask(conn, Asked::Publish(Name(body.clone())), publish(body), env);
     }
 
     fn join(&mut self, conn: &mut Conn, env: &mut Env) {
@@ -232,6 +236,21 @@ impl Client {
         socket.up.truncate(env.rng.usize(..=socket.up.len()));
         if socket.server_closed {
             env.sockets.remove(&conn.id);
+        }
+    }
+
+    /// A client that never ends its handshake, or was told that it is closed, and does not care.
+    pub fn babble(&mut self, env: &mut Env) {
+        if let Some(conn) = &mut self.conn
+            && conn.rude
+            && env.clock.us >= conn.babbled_us + BABBLE_US
+        {
+            conn.babbled_us = env.clock.us;
+            if conn.heard_close {
+                conn.frame(Opcode::Ping, b"?", env);
+            } else if conn.is_mute() {
+                conn.push(b"x", env);
+            }
         }
     }
 
