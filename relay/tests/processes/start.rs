@@ -1,5 +1,7 @@
 //! Starts that are refused, each with one line that names what to change.
 
+use std::process::Command;
+
 use crate::client::Client;
 use crate::process::{Exit, Relay, refusal, serve};
 
@@ -38,6 +40,19 @@ fn a_directory_that_cannot_be_made_is_refused_by_name() {
     let exit = refusal(&mut serve(&["--data", path], &[]));
     let line = one_line(&exit);
     assert!(line.contains(path), "{line}");
+}
+
+#[test]
+fn a_kernel_that_forbids_io_uring_is_told_in_one_line() {
+    for errno in ["EPERM", "ENOSYS"] {
+        let traced = serve(&["--memory"], &[]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", &format!("inject=io_uring_setup:error={errno}")]);
+        strace.arg(traced.get_program()).args(traced.get_args());
+        let exit = refusal(&mut strace);
+        let line = one_line(&exit);
+        assert!(line.contains("io_uring is not available") && line.contains("seccomp"), "{errno}: {line}");
+    }
 }
 
 #[test]
