@@ -328,6 +328,6 @@ mod tests {
         for _ in 0..200 {
             rate.measure(0, 1_000_000);
         }
-        assert_eq!(rate.visits_per_s(100), 0.0);
+        assert!(rate.visits_per_s(100) <= 0.0, "{rate:?}");
     }
 }
