@@ -3,10 +3,11 @@
 mod admission;
 mod core;
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flume::Receiver;
@@ -38,6 +39,8 @@ const HANDOVERS_MAX: usize = 1024;
 
 /// A ring to see whether the kernel gives any.
 const PROBE: Config = Config { sockets: 8, recv_buffers: 8, recv_buffer_bytes: 64, queue_entries: 8 };
+/// How long a start waits for an address that is in use.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long shards may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -124,8 +127,7 @@ const IO_URING_HINT: &str = "the relay needs Linux 6.1 or newer with io_uring al
 /// One listener a shard, on one address: the kernel spreads connections over them.
 fn listen(plan: &Plan) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {
     let taken = || format!("--listen {}: cannot listen there", plan.listen);
-    // Without SO_REUSEPORT first, so that a second relay on this address is refused instead of sharing it.
-    let probe = uring::listener(plan.listen, 1, false, None).with_context(taken)?;
+    let probe = probe(plan.listen).with_context(taken)?;
     let address = probe.local_addr()?;
     drop(probe);
     let listeners = (0..plan.shards)
@@ -133,6 +135,20 @@ fn listen(plan: &Plan) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {
         .collect::<Result<_, _>>()
         .with_context(taken)?;
     Ok((address, listeners))
+}
+
+/// Binds without `SO_REUSEPORT`, so that a second relay on this address is refused instead of sharing it. A relay that
+/// was killed a moment ago may still hold it: the kernel takes its rings apart after the process has ended.
+fn probe(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let until = Instant::now() + ADDRESS_TIMEOUT;
+    loop {
+        match uring::listener(address, 1, false, None) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The cores this process may use, if there is one for each shard.
@@ -184,7 +200,7 @@ fn supervise(reported: &Receiver<Report>, plan: &Plan, stop: &AtomicBool, wakes:
                 eprintln!("relay: stopping");
                 // Shards enforce the limit themselves; this is for one that hangs.
                 let limit = Duration::from_millis(plan.limits.shutdown_timeout_ms + 5_000);
-                patience = Some(std::time::Instant::now() + limit);
+                patience = Some(Instant::now() + limit);
                 stop.store(true, Ordering::Release);
                 wakes.iter().for_each(Wake::wake);
             }
