@@ -161,7 +161,10 @@ impl World {
             let socket = client.conn.as_ref().and_then(|conn| self.env.sockets.get(&conn.id));
             client.owed = calm && socket.is_some_and(|socket| !socket.server_closed);
         }
-        process.shards.iter_mut().for_each(relay::shard::Shard::stop);
+        for shard in &mut process.shards {
+            shard.begin(self.env.clock.now());
+            shard.stop();
+        }
         let bound_us = self.env.plan.limits.shutdown_timeout_ms * 1000;
         while self.env.clock.us < began_us + bound_us {
             if self.process.as_ref().expect("it runs").shards.iter().all(relay::shard::Shard::is_stopped) {
