@@ -74,7 +74,8 @@ fn simulation_holds_its_invariants_for_many_seeds() {
     let first = number("SIM_FIRST").unwrap_or(FIRST_SEED);
     let mut failures = Vec::new();
     let mut met = Met::new();
-    for seed in first..first + number("SIM_SEEDS").unwrap_or(SEEDS) {
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    for seed in first..first + seeds {
         match outcome(seed, None) {
             Ok(one) => one.into_iter().for_each(|(what, times)| *met.entry(what).or_default() += times),
             Err(why) => {
@@ -87,7 +88,8 @@ fn simulation_holds_its_invariants_for_many_seeds() {
     println!("{met:#?}");
     let missed: Vec<_> = TO_MEET.iter().filter(|what| !met.contains_key(**what)).collect();
     assert!(failures.is_empty(), "{} seeds failed:\n{}", failures.len(), failures.join("\n"));
-    assert!(missed.is_empty(), "no seed met {missed:?}");
+    // A few seeds need not meet everything.
+    assert!(missed.is_empty() || seeds < SEEDS, "no seed met {missed:?}");
 }
 
 #[test]
