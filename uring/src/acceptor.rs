@@ -1,4 +1,4 @@
-//! One listener of a ring and what its multishot accept came to.
+//! One listener of a ring and its accepts under way.
 
 use std::io;
 use std::net::TcpListener;
@@ -7,10 +7,12 @@ use std::net::TcpListener;
 pub struct Acceptor {
     /// None once closed.
     pub listener: Option<TcpListener>,
-    /// No accept is armed any more; the listener closes as soon as the pending one has ended.
+    /// No accept is armed any more; the listener closes as soon as the pending ones have ended.
     pub stopping: bool,
-    /// The kernel has an accept.
-    pub pending: bool,
+    /// Accepts that the kernel has.
+    pub pending: u16,
+    /// Accepting rests for a moment, because descriptors or memory ran out.
+    pub pausing: bool,
 }
 
 /// Whether accepting again at once would fail again: descriptors or memory ran out, or the listener is unusable.

@@ -23,7 +23,7 @@ mod token;
 
 pub use event::{Event, Socket};
 pub use listen::listener;
-pub use ring::Ring;
+pub use ring::{ACCEPTS_MAX, Ring};
 pub use segment::{Chunk, Segment};
 pub use setup::{Config, SetupError};
 pub use wake::Wake;

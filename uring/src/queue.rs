@@ -77,7 +77,8 @@ impl Queue {
     }
 
     pub fn accept(&mut self, listener: &TcpListener, index: u16) {
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+        let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), address, length).flags(libc::SOCK_CLOEXEC).build();
         self.push(entry, Token::of(Op::Accept, listener_token(index)));
     }
 
@@ -88,13 +89,17 @@ impl Queue {
 
     /// Cancels one operation; only a cancel that found nothing is heard of again.
     pub fn cancel(&mut self, op: Op, socket: Socket) {
-        let target = Token::of(op, socket);
-        let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(target.encode())).build();
-        self.push(entry.flags(Flags::SKIP_SUCCESS), Token { cancels: true, ..target });
+        self.cancel_by(CancelBuilder::user_data, Token::of(op, socket));
     }
 
-    pub fn cancel_accept(&mut self, index: u16) {
-        self.cancel(Op::Accept, listener_token(index));
+    /// Cancels all accepts of a listener.
+    pub fn cancel_accepts(&mut self, index: u16) {
+        self.cancel_by(|data| CancelBuilder::user_data(data).all(), Token::of(Op::Accept, listener_token(index)));
+    }
+
+    fn cancel_by(&mut self, which: impl Fn(u64) -> CancelBuilder, target: Token) {
+        let entry = opcode::AsyncCancel2::new(which(target.encode())).build();
+        self.push(entry.flags(Flags::SKIP_SUCCESS), Token { cancels: true, ..target });
     }
 
     fn push(&mut self, entry: squeue::Entry, token: Token) {

@@ -20,6 +20,9 @@ use crate::{Segment, Wake, dial};
 mod completion;
 mod teardown;
 
+/// Accepts of a listener under way at most: as many connections come in a turn.
+pub const ACCEPTS_MAX: u16 = 32;
+
 /// An io_uring of one thread, its fixed-file table and its receive buffers.
 ///
 /// Every operation is queued only; [`Ring::turn`] hands them to the kernel. Dropping the ring closes its sockets.
@@ -32,6 +35,7 @@ pub struct Ring {
     targets: HashMap<u16, Box<SockAddr>>,
     /// Sockets whose receive ended because no buffer was left, in order.
     starved: VecDeque<Socket>,
+    accepts_max: u16,
     quiet: bool,
     wake: Wake,
 }
@@ -50,6 +54,7 @@ impl Ring {
             acceptors: Vec::new(),
             targets: HashMap::new(),
             starved: VecDeque::new(),
+            accepts_max: ACCEPTS_MAX,
             quiet: false,
             wake: wake.clone(),
         })
@@ -62,16 +67,22 @@ impl Ring {
 
     /// Accepts from this listener until [`Ring::stop_listening`].
     pub fn listen(&mut self, listener: TcpListener) {
-        self.acceptors.push(Acceptor { listener: Some(listener), stopping: false, pending: false });
-        self.arm_accept(self.acceptors.len() - 1);
+        self.acceptors.push(Acceptor { listener: Some(listener), stopping: false, pending: 0, pausing: false });
+        self.arm_accepts(self.acceptors.len() - 1);
+    }
+
+    /// From the next turn on so many connections of each listener are accepted in a turn, [`ACCEPTS_MAX`] at most;
+    /// further ones wait in the listener's backlog.
+    pub fn set_accepts(&mut self, max: u16) {
+        self.accepts_max = max.min(ACCEPTS_MAX);
     }
 
     /// Stops accepting and closes the listener(s), within the next turns; until then connections may still come.
     pub fn stop_listening(&mut self) {
         for (acceptor, index) in self.acceptors.iter_mut().zip(0..) {
             acceptor.stopping = true;
-            if acceptor.pending {
-                self.queue.cancel_accept(index);
+            if acceptor.pending > 0 {
+                self.queue.cancel_accepts(index);
             } else {
                 acceptor.listener = None;
             }
@@ -181,6 +192,7 @@ impl Ring {
             left = left.saturating_sub(completions.len().max(1));
         }
         self.feed_starved();
+        (0..self.acceptors.len()).for_each(|index| self.arm_accepts(index));
         self.finish_turn();
         events
     }
@@ -221,11 +233,15 @@ impl Ring {
         true
     }
 
-    fn arm_accept(&mut self, index: usize) {
-        let acceptor = &mut self.acceptors[index];
-        if let Some(listener) = acceptor.listener.as_ref().filter(|_| !acceptor.stopping) {
-            acceptor.pending = true;
-            self.queue.accept(listener, index as u16);
+    /// Has the kernel accept as many connections as wanted. Each accept is for one connection: a multishot one would
+    /// take as many as there are.
+    fn arm_accepts(&mut self, index: usize) {
+        let Acceptor { listener, stopping, pending, pausing } = &mut self.acceptors[index];
+        if let Some(listener) = listener.as_ref().filter(|_| !*stopping && !*pausing) {
+            while *pending < self.accepts_max {
+                *pending += 1;
+                self.queue.accept(listener, index as u16);
+            }
         }
     }
 

@@ -25,9 +25,9 @@ impl Ring {
             Op::Writable => self.writable(socket, each),
             Op::Connect => self.connected(socket, result, each),
             Op::Close => self.closed(socket, each),
-            Op::Accept => self.accepted(socket.slot, result, cqueue::more(completion.flags()), each),
+            Op::Accept => self.accepted(socket.slot, result, each),
             Op::AcceptPause => {
-                self.arm_accept(socket.slot.into());
+                self.acceptors[usize::from(socket.slot)].pausing = false;
                 false
             }
         }
@@ -126,19 +126,17 @@ impl Ring {
         &mut self,
         index: u16,
         result: io::Result<usize>,
-        more: bool,
         each: &mut impl FnMut(Event<'_>),
     ) -> bool {
         let acceptor = &mut self.acceptors[usize::from(index)];
-        acceptor.pending = more;
-        if acceptor.stopping && !more {
+        acceptor.pending -= 1;
+        if acceptor.stopping && acceptor.pending == 0 {
             acceptor.listener = None;
         }
-        let pause = matches!(&result, Err(error) if needs_pause(error));
-        if !more && pause {
+        let pause = matches!(&result, Err(error) if needs_pause(error)) && !acceptor.pausing;
+        if pause {
+            acceptor.pausing = true;
             self.queue.pause_accept(index);
-        } else if !more {
-            self.arm_accept(index.into());
         }
         match result {
             // SAFETY: a good result of accept is a new descriptor of this process that nobody owns yet.
@@ -154,8 +152,8 @@ impl Ring {
     fn cancel_again(&mut self, op: Op, socket: Socket) {
         if op == Op::Accept {
             let acceptor = &self.acceptors[usize::from(socket.slot)];
-            if acceptor.pending && acceptor.stopping {
-                self.queue.cancel_accept(socket.slot);
+            if acceptor.pending > 0 && acceptor.stopping {
+                self.queue.cancel_accepts(socket.slot);
             }
         } else if self.slots.get(socket).is_some_and(|slot| slot.is_closing() || slot.is_paused()) {
             self.cancel(op, socket);

@@ -32,6 +32,6 @@ impl Drop for Ring {
 impl Ring {
     /// No socket is left, and no accept.
     fn is_at_rest(&self) -> bool {
-        self.slots.taken().next().is_none() && self.acceptors.iter().all(|acceptor| !acceptor.pending)
+        self.slots.taken().next().is_none() && self.acceptors.iter().all(|acceptor| acceptor.pending == 0)
     }
 }

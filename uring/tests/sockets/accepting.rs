@@ -85,3 +85,18 @@ fn after_it_stopped_listening_connections_are_refused_and_the_address_is_free() 
     }
     TcpListener::bind(address).unwrap();
 }
+
+#[test]
+fn a_turn_accepts_as_many_as_it_may_and_the_others_wait() {
+    let mut rig = Rig::new(&[CONFIG]);
+    let (listener, address) = local_listener();
+    rig.rings[0].set_accepts(3);
+    rig.rings[0].listen(listener);
+    let clients: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut accepted = 0;
+    while accepted < clients.len() {
+        let now = rig.next("connections").len();
+        assert!((1..=3).contains(&now), "{now} in a turn");
+        accepted += now;
+    }
+}
