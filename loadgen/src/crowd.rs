@@ -147,7 +147,7 @@ impl<'w> Crowd<'w> {
         let World { authority, path, target, .. } = self.world;
         let mut head = Vec::with_capacity(256);
         let key = self.world.handshake_key(self.number(place));
-        handshake::request(authority, path, target.subprotocol(), key, &mut head);
+        handshake::request(authority, path, target.subprotocol(), false, key, &mut head);
         self.users[place as usize].phase = Phase::Handshaking;
         self.actions.push(Action::Send(place, head));
     }
@@ -233,12 +233,12 @@ impl<'w> Crowd<'w> {
     }
 
     fn read_head(&mut self, place: u32, key: [u8; 16], input: &mut [u8], now_ns: u64) {
-        match handshake::read_response(input, key) {
+        match handshake::read_response(input, key, false) {
             Response::Partial => {
                 self.heads.insert(place, input.to_vec());
             }
             Response::Refused(why) => self.fail(place, format!("handshake: {why}")),
-            Response::Accepted { used } => {
+            Response::Accepted { used, .. } => {
                 let name = format!("u{}", self.number(place));
                 let user = &mut self.users[place as usize];
                 self.times.connect.record(now_ns.saturating_sub(user.step_ns));
@@ -283,6 +283,7 @@ impl<'w> Crowd<'w> {
             }
             Incoming::Pong(_) => {}
             Incoming::Text(_) => self.fail(place, "a text message from a binary dialect".to_owned()),
+            Incoming::Deflated { .. } => self.fail(place, "a compressed message that was not agreed".to_owned()),
             Incoming::Close { code, reason } => {
                 let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
                 self.fail(place, format!("closed by the server: {code} {reason}"));

@@ -45,6 +45,7 @@ pub(crate) fn decode<'a>(message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a
     match message {
         Incoming::Text(text) => command::read_all(text, each),
         Incoming::Binary(_) => Err(Malformed("JSON travels in text messages; this one is binary".to_owned())),
+        Incoming::Deflated { .. } => Err(Malformed("the message is still compressed".to_owned())),
         Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close { .. } => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! The opening handshake of RFC 6455, both ends, from bytes to bytes.
 
 mod client;
+mod deflate;
 mod head;
 mod server;
 

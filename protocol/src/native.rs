@@ -56,6 +56,7 @@ pub(crate) fn decode<'a>(message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a
             Ok(())
         }
         Incoming::Text(_) => Err(Malformed(format!("{SUBPROTOCOL} takes binary messages only"))),
+        Incoming::Deflated { .. } => Err(Malformed("the message is still compressed".to_owned())),
         Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close { .. } => Ok(()),
     }
 }

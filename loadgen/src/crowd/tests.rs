@@ -54,7 +54,7 @@ fn answer_to(request: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     match handshake::read_request(request, 4_096) {
         handshake::Request::Upgrade { upgrade, .. } => {
-            handshake::accept(&upgrade, Some(protocol::native::SUBPROTOCOL), &mut answer);
+            handshake::accept(&upgrade, Some(protocol::native::SUBPROTOCOL), false, &mut answer);
         }
         other => panic!("{other:?}"),
     }

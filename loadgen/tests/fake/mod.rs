@@ -130,7 +130,7 @@ fn open(stream: &mut TcpStream) -> Option<Vec<u8>> {
             Upgrading::Partial => {}
             Upgrading::Upgrade { upgrade, used } => {
                 let mut answer = Vec::new();
-                handshake::accept(&upgrade, Some(native::SUBPROTOCOL), &mut answer);
+                handshake::accept(&upgrade, Some(native::SUBPROTOCOL), false, &mut answer);
                 stream.write_all(&answer).ok()?;
                 return Some(head.split_off(used));
             }

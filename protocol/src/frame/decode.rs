@@ -4,7 +4,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::header::{Fragmented, HEADER_BYTES_MAX, Header, Rules};
 use super::mask::apply_mask;
-use super::{FrameError, Incoming, Opcode, Role};
+use super::{FrameError, Incoming, Opcode, Role, text};
 
 /// Takes a connection's bytes apart. Owns no buffer while no message is half-way (idle: at most 48 bytes, no heap).
 #[derive(Debug)]
@@ -21,8 +21,8 @@ struct Partial {
     head: Vec<u8>,
     /// A frame whose payload is not complete: its header, less what has arrived.
     frame: Option<Header>,
-    /// The opcode of a message whose final fragment has not been seen.
-    fragmented: Option<Opcode>,
+    /// A fragment of a message whose final one has not been seen.
+    fragmented: Option<Header>,
     /// The payload of a message so far, and how much of it is known to be UTF-8.
     message: Vec<u8>,
     utf8_bytes: usize,
@@ -34,7 +34,15 @@ impl Decoder {
     /// `message_bytes_max` bounds a whole message and so the decoder's buffer; at most 4 GiB - 1.
     pub fn new(role: Role, message_bytes_max: usize) -> Self {
         let message_bytes_max = u32::try_from(message_bytes_max).unwrap_or(u32::MAX);
-        Self { partial: None, rules: Rules { message_bytes_max, role } }
+        Self { partial: None, rules: Rules { message_bytes_max, role, deflate: false } }
+    }
+
+    /// Once permessage-deflate is agreed: messages may be compressed, and are given so. The limit is for what arrives,
+    /// not for what it inflates to, and a compressed text is not checked.
+    #[must_use]
+    pub fn with_deflate(mut self) -> Self {
+        self.rules.deflate = true;
+        self
     }
 
     /// Decodes from the front of `input`, which it unmasks in place. Returns how many bytes it used up and, if one is
@@ -58,11 +66,11 @@ impl Decoder {
             }
             let starts_here = header_bytes > 0;
             if frame.is_alone && starts_here && payload.len() == frame.left {
-                return Ok((used, Some(incoming(frame.opcode, &input[start..used])?)));
+                return Ok((used, Some(incoming(frame, &input[start..used])?)));
             }
             let message_bytes_max = self.rules.message_bytes_max as usize;
             if self.partial.get_or_insert_default().gather(frame, payload, message_bytes_max)? {
-                return Ok((used, Some(incoming(frame.opcode, self.gathered(frame.opcode))?)));
+                return Ok((used, Some(incoming(frame, self.gathered(frame.opcode))?)));
             }
         }
         Ok((input.len(), None))
@@ -124,7 +132,8 @@ impl Decoder {
 
 impl Partial {
     fn fragmented(&self) -> Option<Fragmented> {
-        self.fragmented.map(|opcode| Fragmented { opcode, bytes: self.message.len() })
+        let Header { opcode, is_deflated, .. } = self.fragmented?;
+        Some(Fragmented { opcode, is_deflated, bytes: self.message.len() })
     }
 
     fn resume_header(&mut self, rest: &[u8], rules: Rules) -> Result<Option<(usize, Header)>, FrameError> {
@@ -143,7 +152,7 @@ impl Partial {
         let buffer = if is_control { &mut self.control } else { &mut self.message };
         let bytes_max = if frame.is_final { buffer.len() + frame.left } else { message_bytes_max };
         append(buffer, payload, bytes_max);
-        if frame.opcode == Opcode::Text {
+        if frame.opcode == Opcode::Text && !frame.is_deflated {
             self.refuse_non_utf8()?;
         }
         let left = frame.left - payload.len();
@@ -154,7 +163,7 @@ impl Partial {
             });
             self.frame = Some(Header { mask, left, ..frame });
         } else if !is_control {
-            self.fragmented = (!frame.is_final).then_some(frame.opcode);
+            self.fragmented = (!frame.is_final).then_some(frame);
         }
         Ok(left == 0 && frame.is_final)
     }
@@ -183,18 +192,15 @@ fn append(buffer: &mut Vec<u8>, bytes: &[u8], bytes_max: usize) {
 
 /// Gathered text is checked a second time here, whole: that finds an unfinished end, needs no unsafe code, and costs
 /// next to nothing beside the copy it was gathered by.
-fn incoming(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, FrameError> {
-    Ok(match opcode {
+fn incoming(frame: Header, payload: &[u8]) -> Result<Incoming<'_>, FrameError> {
+    Ok(match frame.opcode {
+        opcode if frame.is_deflated => Incoming::Deflated { opcode, payload },
         Opcode::Text => Incoming::Text(text(payload)?),
         Opcode::Binary => Incoming::Binary(payload),
         Opcode::Ping => Incoming::Ping(payload),
         Opcode::Pong => Incoming::Pong(payload),
         Opcode::Close => close(payload)?,
     })
-}
-
-fn text(bytes: &[u8]) -> Result<&str, FrameError> {
-    simdutf8::basic::from_utf8(bytes).map_err(|_| FrameError::NotUtf8)
 }
 
 /// RFC 6455 sections 5.5.1 and 7.4.

@@ -1,5 +1,6 @@
 //! A frame's header, checked as far as it has arrived (RFC 6455 section 5.2).
 
+use super::deflate::RSV1;
 use super::{CONTROL_BYTES_MAX, FrameError, Opcode, Role};
 
 /// The longest header: two bytes, a 64-bit length, a mask.
@@ -10,12 +11,15 @@ pub(super) const HEADER_BYTES_MAX: usize = 14;
 pub(super) struct Rules {
     pub message_bytes_max: u32,
     pub role: Role,
+    /// Messages may be compressed.
+    pub deflate: bool,
 }
 
 /// A fragmented message whose last fragment has not been seen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fragmented {
     pub opcode: Opcode,
+    pub is_deflated: bool,
     /// Bytes of the fragments so far.
     pub bytes: usize,
 }
@@ -28,6 +32,8 @@ pub(super) struct Header {
     pub is_final: bool,
     /// The frame is a whole message or a control frame, not a fragment.
     pub is_alone: bool,
+    /// Of a message that is compressed; a continuation too, which does not say so itself.
+    pub is_deflated: bool,
     /// `None` in a frame from a server. Its first byte belongs to the first of the `left` payload bytes.
     pub mask: Option<[u8; 4]>,
     /// Payload bytes still to come.
@@ -45,7 +51,7 @@ impl Header {
         let [first, second, ..] = *bytes else {
             return Ok(None);
         };
-        let opcode = check_start(first, second, rules.role, fragmented)?;
+        let opcode = check_start(first, second, rules, fragmented)?;
         let Some((length, mask_at)) = length(second, &bytes[2..]) else {
             return Ok(None);
         };
@@ -64,15 +70,19 @@ impl Header {
             },
         };
         let is_final = first & 0x80 != 0;
-        let is_alone = is_final && first & 0x0f != 0;
-        Ok(Some((size, Self { opcode, is_final, is_alone, mask, left: length as usize })))
+        let is_continuation = matches!(first & 0x0f, 0);
+        let is_deflated =
+            first & RSV1 != 0 || (is_continuation && fragmented.is_some_and(|message| message.is_deflated));
+        let is_alone = is_final && !is_continuation;
+        Ok(Some((size, Self { opcode, is_final, is_alone, is_deflated, mask, left: length as usize })))
     }
 }
 
 /// Everything the first two bytes tell.
-fn check_start(first: u8, second: u8, role: Role, fragmented: Option<Fragmented>) -> Result<Opcode, FrameError> {
+fn check_start(first: u8, second: u8, rules: Rules, fragmented: Option<Fragmented>) -> Result<Opcode, FrameError> {
     let refused = |why| Err(FrameError::Protocol(why));
-    if first & 0x70 != 0 {
+    let reserved = if rules.deflate { 0x70 & !RSV1 } else { 0x70 };
+    if first & reserved != 0 {
         return refused("a reserved bit is set");
     }
     let opcode = match (first & 0x0f, fragmented) {
@@ -86,6 +96,9 @@ fn check_start(first: u8, second: u8, role: Role, fragmented: Option<Fragmented>
         (10, _) => Opcode::Pong,
         _ => return refused("a reserved opcode"),
     };
+    if first & RSV1 != 0 && !matches!(first & 0x0f, 1 | 2) {
+        return refused("a frame that begins no message is marked as compressed");
+    }
     if opcode.is_control() {
         if first & 0x80 == 0 {
             return refused("a fragmented control frame");
@@ -94,7 +107,7 @@ fn check_start(first: u8, second: u8, role: Role, fragmented: Option<Fragmented>
             return refused("a control frame longer than 125 bytes");
         }
     }
-    match (role, second & 0x80 != 0) {
+    match (rules.role, second & 0x80 != 0) {
         (Role::Server, false) => refused("a client's frame is not masked"),
         (Role::Client, true) => refused("a server's frame is masked"),
         _ => Ok(opcode),

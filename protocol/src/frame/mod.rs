@@ -1,17 +1,22 @@
-//! RFC 6455 frames: a decoder that takes bytes as they arrive, and encoders. No I/O, no deflate.
+//! RFC 6455 frames: a decoder that takes bytes as they arrive, and encoders; compressed messages (RFC 7692). No I/O.
 //!
 //! The decoder is fail-fast: a text message is refused at the first byte that cannot be UTF-8 any more, inside a
-//! fragment and inside a frame (Autobahn 6.4.*), and a bad header as soon as it is seen.
+//! fragment and inside a frame (Autobahn 6.4.*), and a bad header as soon as it is seen. A compressed message is given
+//! compressed, so that a connection needs no state for it: an [`Inflater`] does for all connections of a thread.
 
 mod decode;
+mod deflate;
 mod encode;
 mod header;
+mod inflate;
 mod mask;
 #[cfg(test)]
 mod tests;
 
 pub use decode::Decoder;
+pub use deflate::Deflater;
 pub use encode::{write, write_close, write_masked, write_with};
+pub use inflate::Inflater;
 
 /// Which end of the connection decodes. A server requires masked frames, a client refuses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,14 @@ pub enum Incoming<'a> {
     Text(&'a str),
     /// A whole message, fragments joined, unmasked.
     Binary(&'a [u8]),
+    /// A whole message, fragments joined, unmasked, still compressed: for an [`Inflater`]. Only from a decoder
+    /// [`Decoder::with_deflate`].
+    Deflated {
+        /// Text or binary.
+        opcode: Opcode,
+        /// Compressed bytes.
+        payload: &'a [u8],
+    },
     /// At most 125 bytes, to be sent back in a pong.
     Ping(&'a [u8]),
     /// At most 125 bytes.
@@ -71,10 +84,13 @@ pub enum FrameError {
     /// A rule of RFC 6455 was broken, in words.
     #[error("protocol error: {0}")]
     Protocol(&'static str),
+    /// A compressed message that is not DEFLATE data.
+    #[error("a compressed message is corrupt")]
+    Corrupt,
     /// A text message or the reason of a close frame.
     #[error("a text is not UTF-8")]
     NotUtf8,
-    /// The fragments of a message together would be longer than this limit.
+    /// A message, its fragments together or inflated, would be longer than this limit.
     #[error("a message is larger than {0} bytes")]
     TooLarge(usize),
 }
@@ -84,10 +100,14 @@ impl FrameError {
     pub fn close_code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
-            Self::NotUtf8 => 1007,
+            Self::NotUtf8 | Self::Corrupt => 1007,
             Self::TooLarge(_) => 1009,
         }
     }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, FrameError> {
+    simdutf8::basic::from_utf8(bytes).map_err(|_| FrameError::NotUtf8)
 }
 
 /// The longest payload of a control frame (RFC 6455 section 5.5).

@@ -6,6 +6,7 @@ use httparse::Status;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::StatusCode;
 
+use super::deflate::{self, Agreed};
 use super::head::{HEADERS_MAX, is_upgrade, list, value};
 
 #[cfg(test)]
@@ -20,6 +21,10 @@ pub struct Upgrade {
     pub subprotocols: Vec<String>,
     /// Value of `Sec-WebSocket-Accept` for the answer.
     pub accept: String,
+    /// permessage-deflate was offered in a way that [`accept`] can take.
+    pub deflate: bool,
+    /// How.
+    agreed: Option<Agreed>,
 }
 
 /// What the bytes received so far are.
@@ -64,12 +69,16 @@ pub fn read_request(input: &[u8], head_bytes_max: usize) -> Request {
     Request::Refused { response }
 }
 
-/// The 101 answer.
-pub fn accept(upgrade: &Upgrade, subprotocol: Option<&str>, out: &mut Vec<u8>) {
+/// The 101 answer. With `deflate`, which must have been offered ([`Upgrade::deflate`]), messages may be compressed in
+/// both directions, each by itself.
+pub fn accept(upgrade: &Upgrade, subprotocol: Option<&str>, deflate: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
     put(out, &["Sec-WebSocket-Accept: ", &upgrade.accept, "\r\n"]);
     if let Some(subprotocol) = subprotocol {
         put(out, &["Sec-WebSocket-Protocol: ", subprotocol, "\r\n"]);
+    }
+    if deflate {
+        put(out, &[upgrade.agreed.expect("deflate is only accepted when it was offered").answer()]);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -135,10 +144,13 @@ fn upgrade(head: &httparse::Request<'_, '_>) -> Result<Upgrade, Refusal> {
     let Some(path) = path(head.path.unwrap_or("")) else {
         return Err(refusal(400, "The request's target is neither a path nor an http URL."));
     };
+    let agreed = deflate::choose(headers);
     Ok(Upgrade {
         path: path.to_owned(),
         subprotocols: list(headers, "Sec-WebSocket-Protocol").map(str::to_owned).collect(),
         accept: derive_accept_key(key.as_bytes()),
+        deflate: agreed.is_some(),
+        agreed,
     })
 }
 

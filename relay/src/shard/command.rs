@@ -96,7 +96,7 @@ impl Shard {
             let body = format!("No WebSocket here. Use {} or {}.\n", protocol::native::PATH, centrifuge::PATH);
             return refuse(session, answer(404, &body, None));
         };
-        handshake::accept(&upgrade, subprotocol, &mut session.replies);
+        handshake::accept(&upgrade, subprotocol, false, &mut session.replies);
         session.phase = Phase::Open;
         self.on_frames(session, &mut head[used..]);
     }
@@ -154,7 +154,7 @@ impl Shard {
                     self.close(session, Close::BadRequest);
                 }
             }
-            (Incoming::Pong(_) | Incoming::Close { .. }, _) => {}
+            (Incoming::Pong(_) | Incoming::Close { .. } | Incoming::Deflated { .. }, _) => {}
         }
     }
 

@@ -41,7 +41,7 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut request = Vec::new();
-        handshake::request("relay", path, None, KEY, &mut request);
+        handshake::request("relay", path, None, false, KEY, &mut request);
         stream.write_all(&request).map_err(|error| error.to_string())?;
         let mut head = Vec::new();
         let used = loop {
@@ -51,9 +51,9 @@ impl Client {
                 Ok(count) => head.extend_from_slice(&buffer[..count]),
                 Err(error) => return Err(error.to_string()),
             }
-            match handshake::read_response(&head, KEY) {
+            match handshake::read_response(&head, KEY, false) {
                 Response::Partial => {}
-                Response::Accepted { used } => break used,
+                Response::Accepted { used, .. } => break used,
                 Response::Refused(_) => return Err(answer_to_its_end(stream, head)),
             }
         };

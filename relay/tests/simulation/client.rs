@@ -116,8 +116,8 @@ impl Client {
         let over = socket.server_closed && socket.down.is_empty();
         if let Some(mut head) = conn.head.take() {
             head.append(&mut bytes);
-            match handshake::read_response(&head, conn.key) {
-                Response::Accepted { used } => bytes = head.split_off(used),
+            match handshake::read_response(&head, conn.key, false) {
+                Response::Accepted { used, .. } => bytes = head.split_off(used),
                 Response::Partial => conn.head = Some(head),
                 Response::Refused(why) => {
                     assert!(conn.misbehaved || is_refused, "the handshake was refused: {why}");

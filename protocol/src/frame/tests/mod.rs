@@ -1,11 +1,12 @@
 //! The decoder's rules, one table each, and its properties over random streams.
 
+mod deflate;
 mod memory;
 mod refusals;
 mod streams;
 mod utf8;
 
-use super::{Decoder, FrameError, Incoming, Role};
+use super::{Decoder, FrameError, Incoming, Opcode, Role};
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -14,6 +15,7 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 enum Owned {
     Text(String),
     Binary(Vec<u8>),
+    Deflated(Opcode, Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -24,6 +26,7 @@ impl From<Incoming<'_>> for Owned {
         match incoming {
             Incoming::Text(text) => Self::Text(text.to_owned()),
             Incoming::Binary(bytes) => Self::Binary(bytes.to_vec()),
+            Incoming::Deflated { opcode, payload } => Self::Deflated(opcode, payload.to_vec()),
             Incoming::Ping(bytes) => Self::Ping(bytes.to_vec()),
             Incoming::Pong(bytes) => Self::Pong(bytes.to_vec()),
             Incoming::Close { code, reason } => Self::Close(code, reason.to_owned()),

@@ -42,7 +42,7 @@ fn the_example_of_rfc_6455_is_accepted() {
     assert!(upgrade.subprotocols.is_empty());
 
     let mut out = Vec::new();
-    accept(&upgrade, None, &mut out);
+    accept(&upgrade, None, false, &mut out);
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -91,7 +91,7 @@ fn subprotocols_keep_the_clients_order_and_the_chosen_one_is_answered() {
     let upgrade = upgraded(&with("Host: server.example.com", lines));
     assert_eq!(upgrade.subprotocols, ["b", "a", "c"]);
     let mut out = Vec::new();
-    accept(&upgrade, Some("a"), &mut out);
+    accept(&upgrade, Some("a"), false, &mut out);
     assert!(String::from_utf8(out).unwrap().ends_with("\r\nSec-WebSocket-Protocol: a\r\n\r\n"));
 }
 

@@ -87,14 +87,14 @@ impl Client {
         match env.rng.u8(..100) {
             0 if !env.calm => {
                 conn.misbehaved = true;
-                handshake::request("relay", "/nowhere", None, conn.key, &mut head);
+                handshake::request("relay", "/nowhere", None, false, conn.key, &mut head);
             }
             1 if !env.calm => {
                 conn.misbehaved = true;
-                handshake::request("relay", path, subprotocol, conn.key, &mut head);
+                handshake::request("relay", path, subprotocol, false, conn.key, &mut head);
                 head.truncate(env.rng.usize(..head.len()));
             }
-            _ => handshake::request("relay", path, subprotocol, conn.key, &mut head),
+            _ => handshake::request("relay", path, subprotocol, false, conn.key, &mut head),
         }
         conn.push(&head, env);
         if !conn.misbehaved {
