@@ -21,8 +21,10 @@ pub enum Dialect {
 pub struct Malformed(pub String);
 
 impl Dialect {
+    /// All dialects, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Centrifuge];
     /// How many dialects there are: the length of a per-dialect table.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = Self::ALL.len();
 
     /// The dialect served under a request path.
     pub fn of_path(path: &str) -> Option<Self> {

@@ -77,8 +77,9 @@ pub struct Limits {
     /// Newest messages of a room kept in memory
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub tail_messages_max: usize,
-    /// Frames of a room kept for its slower members on each core, bytes per dialect
-    #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
+    /// Frames of a room kept on each core for members that are slow or come back, bytes per dialect, deflated or not;
+    /// they are kept for a minute at most
+    #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
     pub feed_bytes_max: usize,
     /// Replies, history and backlog that may wait for one connection, bytes; past that it is closed as a slow consumer
     #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]

@@ -3,8 +3,10 @@
 //! Modules in reading order: what may be set, what a message meets on its way (session, shard, room, persist, feed),
 //! and what drives it all (serve). Everything up to `mesh` is pure: no I/O, no clock, no runtime.
 
+pub mod chain;
 pub mod config;
 pub mod dedupe;
+pub mod deflation;
 pub mod feed;
 pub mod ids;
 pub mod mesh;

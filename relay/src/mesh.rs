@@ -8,6 +8,7 @@ use std::sync::Arc;
 use protocol::{Content, ErrorCode, Page, Start};
 use storage::Record;
 
+use crate::feed::Shared;
 use crate::ids::Principal;
 use crate::room::Waiter;
 
@@ -15,7 +16,14 @@ use crate::room::Waiter;
 #[derive(Debug)]
 pub enum Mesh {
     /// To the owner. Lane full: the client hears `busy`.
-    Join { waiter: Waiter, room: Arc<str>, principal: Principal, start: Start },
+    Join {
+        waiter: Waiter,
+        room: Arc<str>,
+        principal: Principal,
+        start: Start,
+        /// What the member's core has in its own frames.
+        shared: Option<Shared>,
+    },
     /// To the owner; one fewer member on the sender's core. Lane full: waits in the outbox (there are no more of them
     /// than members).
     Leave { room: Arc<str>, shard: usize },
@@ -40,7 +48,9 @@ pub enum Mesh {
         head: u64,
         recovering: bool,
         recovered: bool,
-        /// The messages `from + 1 ..= head`.
+        /// The core's own frames continue after this seq: `head`, or what the join named as shared.
+        resume: u64,
+        /// The messages `from + 1 ..= resume`.
         backlog: Vec<Arc<Record>>,
     },
     /// From the owner: messages that became visible, for all members on this core. Lane full: not sent, and made

@@ -8,7 +8,8 @@ use protocol::frame::{Decoder, Role};
 use protocol::{Close, Dialect};
 use uring::Segment;
 
-use crate::feed::Cursor;
+use crate::chain::Cursor;
+use crate::feed::Encoding;
 use crate::ids::SessionId;
 use crate::room::Bucket;
 
@@ -67,6 +68,10 @@ pub struct Session {
     pub phase: Phase,
     pub speaks: Speaks,
     pub sending: Sending,
+    /// Its messages may be deflated, in both directions.
+    pub deflate: bool,
+    /// The last visit left something of its feed to send, or a join is to be followed by one: no sweep is waited for.
+    pub more: bool,
     /// In the shard's list of sessions to look at before the turn ends.
     pub dirty: bool,
     /// One connection too many: its handshake is answered 503.
@@ -96,6 +101,8 @@ impl Session {
             phase: Phase::Handshake(Vec::new()),
             speaks: Speaks::Echo,
             sending: Sending::Nothing,
+            deflate: false,
+            more: false,
             dirty: false,
             refused: false,
             close_when_sent: false,
@@ -116,6 +123,14 @@ impl Session {
         match self.speaks {
             Speaks::Dialect(dialect) => dialect.close(why),
             Speaks::Echo => Dialect::Native.close(why),
+        }
+    }
+
+    /// How it takes frames, if it speaks a dialect.
+    pub fn encoding(&self) -> Option<Encoding> {
+        match self.speaks {
+            Speaks::Dialect(dialect) => Some(Encoding { dialect, deflate: self.deflate }),
+            Speaks::Echo => None,
         }
     }
 

@@ -8,12 +8,10 @@
 pub const PERIOD_US_MAX: u64 = 2_000_000;
 /// A shorter period than this is none: rooms go out at once.
 const PERIOD_US_MIN: u64 = 20_000;
-/// A period grows while a further second of it would save this much of the core, in parts of a core…
-const WORTH_PER_S: f64 = 1.0;
-/// …or this much, when the core would be busier than [`BUSY_SHARE_MAX`] with visits otherwise.
-const WORTH_PER_S_BUSY: f64 = 0.5;
-/// Visits should leave as much of the core to everything else.
-const BUSY_SHARE_MAX: f64 = 0.7;
+/// A period grows while sweeps take more than this share of the core…
+const SWEEPS_SHARE: f64 = 0.4;
+/// …and a further second of it would save this much of the core.
+const WORTH_PER_S: f64 = 0.45;
 /// Share of the core that the visits of rooms served at once may cost together, however short the period.
 const AT_ONCE_SHARE: f64 = 0.1;
 /// A room whose frames cost fewer visits per second than this on any core is cut without delay.
@@ -170,11 +168,7 @@ impl Tempo {
             share <= AT_ONCE_SHARE
         });
         let paced = loads.split_off(cheap.count());
-        let mut period_s = self.worthwhile_s(&paced, WORTH_PER_S);
-        if AT_ONCE_SHARE + self.share(&paced, period_s) > BUSY_SHARE_MAX {
-            period_s = self.worthwhile_s(&paced, WORTH_PER_S_BUSY);
-        }
-        let period_us = (period_s * self.stretch * 1e6) as u64;
+        let period_us = (self.worthwhile_s(&paced) * self.stretch * 1e6) as u64;
         if period_us < PERIOD_US_MIN {
             self.period_us = 0;
             return Vec::new();
@@ -183,21 +177,16 @@ impl Tempo {
         paced
     }
 
-    /// Share of the core that visits to these feeds cost at this period; at once if it is 0.
-    fn share(&self, paced: &[Load], period_s: f64) -> f64 {
-        let visits = |load: &Load| if period_s > 0.0 { load.visits_per_s(period_s) } else { load.at_once() };
-        paced.iter().map(visits).sum::<f64>() * self.visit_s
-    }
-
-    /// The period, in seconds, from which on more of it saves too little: by bisection, since the saving only falls.
-    fn worthwhile_s(&self, paced: &[Load], worth_per_s: f64) -> f64 {
-        let (mut short, mut long) = (PERIOD_US_MIN as f64 / 2e6, PERIOD_US_MAX as f64 / 1e6);
-        let is_worth = |period_s| {
-            let saved: f64 = paced.iter().map(|load| load.saved(period_s)).sum();
-            saved * self.visit_s > worth_per_s
-        };
+    /// The period, in seconds, from which on more of it is not needed or saves too little: by bisection, since both the
+    /// cost of sweeps and what a longer period saves of it only fall.
+    fn worthwhile_s(&self, paced: &[Load]) -> f64 {
+        let sum = |part: &dyn Fn(&Load) -> f64| paced.iter().map(part).sum::<f64>() * self.visit_s;
+        let saves = |period_s| sum(&|load| load.saved(period_s)) > WORTH_PER_S;
+        let is_worth = |period_s| sum(&|load| load.visits_per_s(period_s)) > SWEEPS_SHARE && saves(period_s);
+        let (mut short, mut long) = (PERIOD_US_MIN as f64 / 1e6, PERIOD_US_MAX as f64 / 1e6);
         if !is_worth(short) {
-            return 0.0;
+            let is_dear_at_once = sum(&|load| load.at_once()) > SWEEPS_SHARE && saves(short);
+            return if is_dear_at_once { short } else { 0.0 };
         }
         for _ in 0..16 {
             let middle = (short * long).sqrt();
@@ -277,9 +266,17 @@ mod tests {
         let (period, paced) = plan((1..=1000).map(|rank| 4676 / rank));
         assert!((0.35..0.6).contains(&period) && (50..150).contains(&paced), "Zipf: {period} s, {paced} feeds");
         let (period, paced) = plan([35_000].into_iter());
-        assert!((0.5..0.8).contains(&period) && paced == 1, "one room: {period} s");
+        assert!((0.8..1.0).contains(&period) && paced == 1, "one room: {period} s");
+        let (period, _) = plan([5_000].into_iter());
+        assert!((0.1..0.15).contains(&period), "one room of 10,000: {period} s");
         assert_eq!(plan(std::iter::repeat_n(35, 1000)), (0.0, 0), "equal small rooms gain nothing from waiting");
         assert_eq!(plan([2, 2, 2, 500].into_iter()), (0.0, 0), "an idle core has no period");
+        let mut tempo = Tempo { visit_s: 1e-5, ..Tempo::new() };
+        assert_eq!(tempo.plan(vec![Load { feed: 0, members: 100, rate: MessageRate(1e3) }]).len(), 1);
+        assert_eq!(
+            tempo.period_us, PERIOD_US_MIN,
+            "a lively room that is dear at once and cheap at the shortest period"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flume::{Receiver, Sender, TrySendError};
 use futures_lite::{AsyncReadExt, future};
 use rustix::time::{ClockId, clock_gettime};
-use uring::{Config, Event, Ring, SetupError, Socket, Wake};
+use uring::{ACCEPTS_MAX, Config, Event, Ring, SetupError, Socket, Wake};
 
 use super::admission::{Capacity, Handover, turn_away};
 use crate::ids::SessionId;
@@ -20,6 +20,9 @@ use crate::shard::{Now, Setup, Shard, Stats, StoreReply};
 const RECV_BUFFERS: u16 = 512;
 const RECV_BUFFER_BYTES: u32 = 2048;
 const QUEUE_ENTRIES: u32 = 2048;
+/// A busy shard takes so many connections a turn, so that those who come (back) all at once do not hold up those who are
+/// there; the others wait in the listener's backlog.
+const BUSY_ACCEPTS_MAX: u16 = 16;
 /// The thread's CPU time is read this often: it takes a system call, unlike the other clocks.
 const CPU_EVERY_US: u64 = 20_000;
 /// Longest sleep, so that a lost wake-up could never hang a shard.
@@ -268,6 +271,7 @@ impl Core {
             // Rings notify, or cease to, from the end of their next turn on.
             self.busy = !self.busy;
             self.rings.iter_mut().for_each(|ring| ring.set_quiet(self.busy));
+            self.rings[0].set_accepts(if self.busy { BUSY_ACCEPTS_MAX } else { ACCEPTS_MAX });
             return;
         }
         let now_us = self.began.elapsed().as_micros() as u64;

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use protocol::frame::{self, Decoder, Incoming, Opcode, Role};
+use protocol::frame::{self, Decoder, FrameError, Incoming, Opcode, Role};
 use protocol::handshake;
 use protocol::{Close, Command, Content, Dialect, ErrorCode, Event, Request, centrifuge};
 
@@ -96,34 +96,60 @@ impl Shard {
             let body = format!("No WebSocket here. Use {} or {}.\n", protocol::native::PATH, centrifuge::PATH);
             return refuse(session, answer(404, &body, None));
         };
-        handshake::accept(&upgrade, subprotocol, false, &mut session.replies);
+        session.deflate = upgrade.deflate;
+        session.decoder = self.decoder(session.deflate);
+        handshake::accept(&upgrade, subprotocol, session.deflate, &mut session.replies);
         session.phase = Phase::Open;
         self.on_frames(session, &mut head[used..]);
     }
 
     fn on_frames(&mut self, session: &mut Session, bytes: &mut [u8]) {
-        let max = self.setup.limits.frame_bytes_max;
-        let mut decoder = mem::replace(&mut session.decoder, Decoder::new(Role::Server, max));
+        let spare = self.decoder(session.deflate);
+        let mut decoder = mem::replace(&mut session.decoder, spare);
         let mut at = 0;
         // To the end even when nothing is left: that is when a delivered message's buffer is freed.
         while !session.close_when_sent {
             match decoder.next(&mut bytes[at..]) {
                 Ok((_, None)) => break,
+                Ok((used, Some(Incoming::Deflated { opcode, payload }))) => {
+                    self.on_deflated(session, opcode, payload);
+                    at += used;
+                }
                 Ok((used, Some(incoming))) => {
                     self.on_incoming(session, &incoming);
                     at += used;
                 }
-                Err(error) => {
-                    if session.is_open() {
-                        frame::write_close(error.close_code(), &error.to_string(), &mut session.replies);
-                        self.leave_all(session);
-                    }
-                    session.phase = Phase::Closing;
-                    session.close_when_sent = true;
-                }
+                Err(error) => self.fail(session, error),
             }
         }
         session.decoder = decoder;
+    }
+
+    fn decoder(&self, deflate: bool) -> Decoder {
+        let decoder = Decoder::new(Role::Server, self.setup.limits.frame_bytes_max);
+        if deflate { decoder.with_deflate() } else { decoder }
+    }
+
+    fn on_deflated(&mut self, session: &mut Session, opcode: Opcode, payload: &[u8]) {
+        if !session.is_open() {
+            return;
+        }
+        let mut inflater = self.inflater.take().unwrap_or_default();
+        match inflater.inflate(opcode, payload, self.setup.limits.frame_bytes_max) {
+            Ok(incoming) => self.on_incoming(session, &incoming),
+            Err(error) => self.fail(session, error),
+        }
+        self.inflater = Some(inflater);
+    }
+
+    /// The peer broke the protocol: it is told how and closed.
+    fn fail(&mut self, session: &mut Session, error: FrameError) {
+        if session.is_open() {
+            frame::write_close(error.close_code(), &error.to_string(), &mut session.replies);
+            self.leave_all(session);
+        }
+        session.phase = Phase::Closing;
+        session.close_when_sent = true;
     }
 
     fn on_incoming(&mut self, session: &mut Session, incoming: &Incoming<'_>) {
@@ -144,8 +170,8 @@ impl Shard {
         }
         match (incoming, session.speaks) {
             (Incoming::Ping(payload), _) => frame::write(Opcode::Pong, payload, &mut session.replies),
-            (Incoming::Text(text), Speaks::Echo) => frame::write(Opcode::Text, text.as_bytes(), &mut session.replies),
-            (Incoming::Binary(bytes), Speaks::Echo) => frame::write(Opcode::Binary, bytes, &mut session.replies),
+            (Incoming::Text(text), Speaks::Echo) => self.echo(session, Opcode::Text, text.as_bytes()),
+            (Incoming::Binary(bytes), Speaks::Echo) => self.echo(session, Opcode::Binary, bytes),
             (Incoming::Text(_) | Incoming::Binary(_), Speaks::Dialect(dialect)) => {
                 let decoded = dialect.decode(incoming, &mut |request| self.on_request(session, dialect, &request));
                 if let Err(malformed) = decoded {
@@ -156,6 +182,15 @@ impl Shard {
             }
             (Incoming::Pong(_) | Incoming::Close { .. } | Incoming::Deflated { .. }, _) => {}
         }
+    }
+
+    fn echo(&mut self, session: &mut Session, opcode: Opcode, payload: &[u8]) {
+        if !session.deflate {
+            return frame::write(opcode, payload, &mut session.replies);
+        }
+        let mut plain = Vec::with_capacity(payload.len() + 10);
+        frame::write(opcode, payload, &mut plain);
+        session.replies.extend_from_slice(self.deflation.frames(&plain));
     }
 
     /// Queues the close frame and leaves all rooms; the socket is closed when the peer answers, or soon after.
@@ -209,8 +244,8 @@ impl Shard {
         match &request.command {
             Command::Join { room, start } => {
                 let (room, owner) = self.route(room)?;
-                self.begin_join(session, &room)?;
-                self.ask(owner, Mesh::Join { waiter, room, principal, start: *start });
+                let shared = self.begin_join(session, &room, *start)?;
+                self.ask(owner, Mesh::Join { waiter, room, principal, start: *start, shared });
             }
             Command::Leave { room } => {
                 if !self.leave(session, room) {

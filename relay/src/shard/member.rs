@@ -4,13 +4,14 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 
-use protocol::{Dialect, ErrorCode, Event, Message};
+use protocol::{Dialect, ErrorCode, Event, Message, Start};
 use storage::Record;
 use uring::Segment;
 
 use super::Shard;
 use super::command::Refusal;
-use crate::feed::{Cursor, Feed, Next};
+use crate::chain::{Cursor, Next};
+use crate::feed::{Encoding, Feed, Shared};
 use crate::ids::{SessionId, owner_of};
 use crate::mesh::Mesh;
 use crate::room::Waiter;
@@ -18,10 +19,18 @@ use crate::session::{Membership, Phase, Sending, Session, Speaks};
 
 /// Bodies of one frame, bytes: a longer run of messages becomes several frames.
 const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
+/// Frames are deflated once for all members of a core that take them so. For fewer members than this it costs more
+/// than the bytes it saves.
+const DEFLATE_MEMBERS_MIN: u32 = 64;
 
 impl Shard {
-    /// Notes that a join was sent to the owner.
-    pub(super) fn begin_join(&mut self, session: &mut Session, room: &Arc<str>) -> Result<(), Refusal> {
+    /// Notes that a join is sent to the owner. Returns what this core can serve of it.
+    pub(super) fn begin_join(
+        &mut self,
+        session: &mut Session,
+        room: &Arc<str>,
+        start: Start,
+    ) -> Result<Option<Shared>, Refusal> {
         if session.rooms.len() >= self.setup.limits.rooms_per_session_max {
             return Err((ErrorCode::TooManyRooms, "this connection is in as many rooms as it may", 0));
         }
@@ -29,11 +38,18 @@ impl Shard {
         if session.rooms.iter().any(|membership| membership.feed == feed) {
             return Err((ErrorCode::Already, "already a member of this room", 0));
         }
-        self.feed(feed).joining += 1;
+        let recent_max = u64::from(self.setup.limits.history_messages_max);
+        let joined = self.feed(feed);
+        joined.joining += 1;
+        let from = match start {
+            Start::Recent(n) => joined.head.saturating_sub(u64::from(n).min(recent_max)),
+            Start::Since { seq, .. } => seq,
+        };
+        let shared = session.encoding().and_then(|encoding| joined.shared(encoding, from));
         // Most connections are in one room: no room for four.
         session.rooms.reserve_exact(1);
-        session.rooms.push(Membership { feed, at: u32::MAX, cursor: Cursor { position: 0, seq: 0 } });
-        Ok(())
+        session.rooms.push(Membership { feed, at: u32::MAX, cursor: Cursor::lost(0) });
+        Ok(shared)
     }
 
     fn new_feed(&mut self, room: Arc<str>) -> u32 {
@@ -68,7 +84,7 @@ impl Shard {
             // Its cursor is of this membership: bytes that are not taken may not move that of a later one.
             session.sending = Sending::Private;
         }
-        self.forget(session.speaks, membership);
+        self.forget(session.encoding(), membership);
         true
     }
 
@@ -76,15 +92,15 @@ impl Shard {
     pub(super) fn leave_all(&mut self, session: &mut Session) {
         for membership in mem::take(&mut session.rooms) {
             if membership.is_joined() {
-                self.forget(session.speaks, membership);
+                self.forget(session.encoding(), membership);
             }
         }
     }
 
-    fn forget(&mut self, speaks: Speaks, membership: Membership) {
-        let Speaks::Dialect(dialect) = speaks else { return };
+    fn forget(&mut self, encoding: Option<Encoding>, membership: Membership) {
+        let Some(encoding) = encoding else { return };
         let feed = self.feed(membership.feed);
-        let moved = feed.remove(membership.at, dialect);
+        let moved = feed.remove(membership.at, encoding);
         let room = feed.room.clone();
         if let Some(moved) = moved.and_then(|id| self.sessions.get(id)) {
             let other = moved.rooms.iter_mut().find(|m| m.feed == membership.feed);
@@ -97,7 +113,9 @@ impl Shard {
 
     /// The owner took a member: frames follow from here on.
     pub(super) fn on_joined(&mut self, message: Mesh) {
-        let Mesh::Joined { waiter, room, epoch, from, head, recovering, recovered, backlog } = message else { return };
+        let Mesh::Joined { waiter, room, epoch, from, head, recovering, recovered, resume, backlog } = message else {
+            return;
+        };
         let index = self.feed_of.get(&room).copied().expect("a join under way keeps its feed");
         let feed = self.feed(index);
         feed.joining -= 1;
@@ -107,14 +125,13 @@ impl Shard {
         let open = self.sessions.take(waiter.session).map(|mut session| {
             self.close_swamped(&mut session);
             let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
-            let member = match (session.speaks, joining) {
-                (Speaks::Dialect(dialect), Some(n)) => Some((dialect, n)),
-                _ => None,
-            };
-            if let Some((dialect, n)) = member {
+            let member = session.encoding().zip(joining);
+            if let Some((encoding, n)) = member {
                 let feed = self.feed(index);
-                let (at, cursor) = feed.add(session.id, dialect);
+                let (at, cursor) = feed.add(session.id, encoding, resume);
                 (session.rooms[n].at, session.rooms[n].cursor) = (at, cursor);
+                session.more = resume < head;
+                let dialect = encoding.dialect;
                 let joined = Event::Joined { room: &room, epoch, from, head, recovering, recovered };
                 dialect.encode(waiter.tag, &joined, &mut session.replies);
                 encode_batches(dialect, &room, &backlog, |frame, _| session.replies.extend_from_slice(frame));
@@ -134,14 +151,26 @@ impl Shard {
     pub(super) fn on_deliver(&mut self, room: &Arc<str>, records: &[Arc<Record>]) {
         let Some(&index) = self.feed_of.get(room) else { return };
         let (now_s, bytes_max) = (self.now.s(), self.setup.limits.feed_bytes_max);
-        let feed = self.feed(index);
+        let feed = self.feeds[index as usize].as_deref_mut().expect("a room's name is forgotten with its feed");
         let Some(start) = records.iter().position(|record| record.seq > feed.head) else { return };
         let records = &records[start..];
         if records[0].seq > feed.head + 1 {
             feed.reset(records[0].seq - 1);
         }
-        for (dialect, chain) in feed.chains() {
-            encode_batches(dialect, room, records, |frame, last| chain.append(frame, last, now_s, bytes_max));
+        for dialect in Dialect::ALL {
+            let [plain, deflated] = [false, true].map(|deflate| Encoding { dialect, deflate });
+            if feed.chain(plain).is_none() && feed.chain(deflated).is_none() {
+                continue;
+            }
+            encode_batches(dialect, room, records, |frame, last| {
+                if let Some((chain, _)) = feed.chain_mut(plain) {
+                    chain.append(frame, last, now_s, bytes_max);
+                }
+                if let Some((chain, members)) = feed.chain_mut(deflated) {
+                    let frame = if members < DEFLATE_MEMBERS_MIN { frame } else { self.deflation.frames(frame) };
+                    chain.append(frame, last, now_s, bytes_max);
+                }
+            });
         }
         feed.head = records[records.len() - 1].seq;
         feed.recent += records.len() as u32;
@@ -216,11 +245,12 @@ impl Shard {
 
     fn visit_feeds(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
-        let Speaks::Dialect(dialect) = session.speaks else { return };
+        let Some(encoding) = session.encoding() else { return };
         let mut gap = None;
+        session.more = false;
         for membership in &mut session.rooms {
             let feed = self.feeds[membership.feed as usize].as_deref();
-            let Some((feed, chain)) = feed.and_then(|feed| Some((feed, feed.chain(dialect)?))) else { continue };
+            let Some((feed, chain)) = feed.and_then(|feed| Some((feed, feed.chain(encoding)?))) else { continue };
             if !membership.is_joined() {
                 continue;
             }
@@ -230,6 +260,7 @@ impl Shard {
                     session.sending = Sending::Feed { feed: membership.feed, from: membership.cursor };
                     session.rest = Some(segment.clone());
                     membership.cursor = to;
+                    session.more = to != chain.head();
                     self.stats.visits += 1;
                     self.outbox.sends.push((id, segment));
                     return;
@@ -242,7 +273,7 @@ impl Shard {
             }
         }
         if let Some((room, from, to)) = gap {
-            self.tell_gap(id, dialect, &room, from, to);
+            self.tell_gap(id, encoding.dialect, &room, from, to);
         }
     }
 
@@ -295,16 +326,11 @@ impl Shard {
     /// Something waits that no sweep will come by for.
     fn has_more(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
-        if !session.replies.is_empty() || session.close_when_sent || session.rooms.len() > 1 {
+        if !session.replies.is_empty() || session.close_when_sent || session.more || session.rooms.len() > 1 {
             return true;
         }
-        let Speaks::Dialect(dialect) = session.speaks else { return false };
-        session.rooms.iter().any(|membership| {
-            let feed = self.feeds[membership.feed as usize].as_deref();
-            feed.is_some_and(|feed| {
-                !feed.paced || feed.chain(dialect).is_some_and(|chain| chain.is_chunk_behind(membership.cursor))
-            })
-        })
+        let Some(membership) = session.rooms.first() else { return false };
+        self.feeds[membership.feed as usize].as_deref().is_some_and(|feed| !feed.paced)
     }
 
     /// The socket takes bytes again.

@@ -16,11 +16,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
+use protocol::frame::Inflater;
 use protocol::snowflake::Snowflake;
 
 pub use self::command::{FULL, FULL_RETRY_S};
 pub use self::outbox::{Outbox, Stats, StoreReply, StoreRequest};
 use crate::config::Limits;
+use crate::deflation::Deflation;
 use crate::feed::Feed;
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
@@ -105,6 +107,9 @@ pub struct Shard {
     local: VecDeque<Mesh>,
     upkeep: upkeep::Upkeep,
     random: fastrand::Rng,
+    deflation: Deflation,
+    /// Out while a message it inflated is at work.
+    inflater: Option<Inflater>,
     pub outbox: Outbox,
     pub stats: Stats,
 }
@@ -133,6 +138,8 @@ impl Shard {
             local: VecDeque::new(),
             upkeep: upkeep::Upkeep::default(),
             random: fastrand::Rng::with_seed(setup.seed),
+            deflation: Deflation::new(),
+            inflater: None,
             outbox: Outbox::new(setup.shards),
             stats: Stats::default(),
             setup,

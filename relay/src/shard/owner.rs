@@ -8,6 +8,7 @@ use storage::{LogState, Record};
 
 use super::command::BUSY_RETRY_MS;
 use super::{Owned, Shard, StoreReply, StoreRequest};
+use crate::feed::Shared;
 use crate::mesh::Mesh;
 use crate::room::{Publish, Room, Verdict, Waiter};
 use crate::tempo::CUT_AT_ONCE_VISITS_PER_S;
@@ -152,11 +153,11 @@ impl Shard {
                 let publish = Publish { user: principal.user, content, body, key, waiter };
                 self.publish(index, room, publish);
             }
-            Mesh::Join { waiter, ref principal, start, .. } => {
+            Mesh::Join { waiter, ref principal, start, shared, .. } => {
                 if !principal.rights.read {
                     return self.refuse(waiter, ErrorCode::Denied, 0, Some(room.name.clone()));
                 }
-                self.join(index, room, waiter, start, message, extra);
+                self.join(index, room, waiter, (start, shared), message, extra);
             }
             Mesh::History { waiter, ref principal, page, limit, .. } => {
                 if !principal.rights.read {
@@ -195,8 +196,17 @@ impl Shard {
         }
     }
 
-    /// Makes the client a member of its core, from where it asked to what that core was sent; frames continue there.
-    fn join(&mut self, index: u32, room: &mut Room, waiter: Waiter, start: Start, message: Mesh, extra: Extra<'_>) {
+    /// Makes the client a member of its core, from where it asked to what that core was sent or already has; frames
+    /// continue there.
+    fn join(
+        &mut self,
+        index: u32,
+        room: &mut Room,
+        waiter: Waiter,
+        (start, shared): (Start, Option<Shared>),
+        message: Mesh,
+        extra: Extra<'_>,
+    ) {
         let core = waiter.session.shard();
         if let Start::Since { seq, .. } = start
             && seq > room.cut
@@ -206,9 +216,12 @@ impl Shard {
         }
         let state = room.cores[core];
         let head = if state.members > 0 { state.forwarded } else { room.cut };
+        // Without a member the core's frames may have a hole, which only its next frame would show.
+        let shared = shared.filter(|shared| state.members > 0 && shared.boundary <= head);
         let (from, recovering, recovered) = match start {
             Start::Recent(n) => {
-                (head - head.min(u64::from(n.min(self.setup.limits.history_messages_max))), false, false)
+                let newest = head - head.min(u64::from(n.min(self.setup.limits.history_messages_max)));
+                (shared.map_or(newest, |shared| newest.min(shared.boundary)), false, false)
             }
             Start::Since { seq, .. } if seq > head && seq <= room.cut => {
                 // This core's lane is full and its members are behind what the client has seen elsewhere.
@@ -216,26 +229,29 @@ impl Shard {
             }
             Start::Since { seq, epoch } => {
                 let known = epoch.is_none_or(|epoch| epoch == room.epoch) && seq <= head;
-                let recovered = known && head - seq <= self.setup.limits.recovery_messages_max;
+                let is_near = shared.is_some() || head.saturating_sub(seq) <= self.setup.limits.recovery_messages_max;
+                let recovered = known && is_near;
                 (if recovered { seq } else { head }, true, recovered)
             }
         };
-        let Some(mut backlog) = self.collect(room, from + 1, head, extra, message) else { return };
+        let resume = shared.filter(|_| from < head).map_or(head, |shared| shared.boundary);
+        let Some(mut backlog) = self.collect(room, from + 1, resume, extra, message) else { return };
         let bytes_max = self.setup.limits.replies_bytes_max / 2;
-        let (from, recovered) = if !recovering {
-            shorten(&mut backlog, Page::Newest, bytes_max);
-            (head - backlog.len() as u64, false)
-        } else if bodies_bytes(&backlog) > bytes_max {
+        let (from, resume, recovered) = if bodies_bytes(&backlog) <= bytes_max {
+            (from, resume, recovered)
+        } else if recovering {
             backlog.clear();
-            (head, false)
+            (head, head, false)
         } else {
-            (from, recovered)
+            shorten(&mut backlog, Page::Newest, bytes_max);
+            (resume - backlog.len() as u64, resume, false)
         };
         let state = &mut room.cores[core];
         state.members += 1;
         state.forwarded = head;
         let (name, epoch) = (room.name.clone(), room.epoch);
-        self.reply(waiter, Mesh::Joined { waiter, room: name, epoch, from, head, recovering, recovered, backlog });
+        let joined = Mesh::Joined { waiter, room: name, epoch, from, head, recovering, recovered, resume, backlog };
+        self.reply(waiter, joined);
     }
 
     /// The durable records `first..=last`, from what storage read (`extra`) and the tail. None when storage must be

@@ -177,9 +177,7 @@ impl Shard {
     fn trim_feeds(&mut self) {
         let before_s = self.now.s().saturating_sub(FEED_KEEP_S);
         for feed in self.feeds.iter_mut().flatten() {
-            for (_, chain) in feed.chains() {
-                chain.trim(before_s);
-            }
+            feed.trim(before_s);
         }
     }
 

@@ -122,12 +122,7 @@ impl Ring {
         open
     }
 
-    fn accepted(
-        &mut self,
-        index: u16,
-        result: io::Result<usize>,
-        each: &mut impl FnMut(Event<'_>),
-    ) -> bool {
+    fn accepted(&mut self, index: u16, result: io::Result<usize>, each: &mut impl FnMut(Event<'_>)) -> bool {
         let acceptor = &mut self.acceptors[usize::from(index)];
         acceptor.pending -= 1;
         if acceptor.stopping && acceptor.pending == 0 {
