@@ -131,6 +131,7 @@ impl Shard {
                 let (at, cursor) = feed.add(session.id, encoding, resume);
                 (session.rooms[n].at, session.rooms[n].cursor) = (at, cursor);
                 session.more = resume < head;
+                self.stats.resumed += u64::from(session.more);
                 let dialect = encoding.dialect;
                 let joined = Event::Joined { room: &room, epoch, from, head, recovering, recovered };
                 dialect.encode(waiter.tag, &joined, &mut session.replies);

@@ -59,6 +59,11 @@ pub struct Stats {
     pub opened: u64,
     pub published: u64,
     pub stored: u64,
+    /// Rooms that were opened and further reads of storage.
+    pub opens: u64,
+    pub reads: u64,
+    /// Joins that continued in frames that their core already had.
+    pub resumed: u64,
     pub visits: u64,
     /// Members that sweeps looked at, and sweeps.
     pub swept: u64,
@@ -77,6 +82,9 @@ impl std::ops::Add for Stats {
             opened: self.opened + other.opened,
             published: self.published + other.published,
             stored: self.stored + other.stored,
+            opens: self.opens + other.opens,
+            reads: self.reads + other.reads,
+            resumed: self.resumed + other.resumed,
             visits: self.visits + other.visits,
             swept: self.swept + other.swept,
             sweeps: self.sweeps + other.sweeps,

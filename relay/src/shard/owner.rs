@@ -69,6 +69,7 @@ impl Shard {
         });
         self.rooms[index as usize] = Some(Owned::Loading { waiting: vec![first], since_us: self.now.us });
         self.room_of.insert(room.clone(), index);
+        self.stats.opens += 1;
         self.outbox.store.push(StoreRequest::Open { room });
     }
 
@@ -280,6 +281,7 @@ impl Shard {
         }
         let waiting = room.reads.entry((first, stored_last)).or_default();
         if waiting.is_empty() {
+            self.stats.reads += 1;
             self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), first, last: stored_last });
         }
         waiting.push(message);
