@@ -1,5 +1,8 @@
 //! Deflating messages (RFC 7692 section 7.2.1): one that is not fragmented is one frame with the bit RSV1.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
@@ -45,7 +48,7 @@ impl Deflater {
             let (frame, others) = rest.split_at(header_bytes + header.left);
             let payload = &frame[header_bytes..];
             let pays = !header.opcode.is_control()
-                && payload.len() >= bytes_min
+                && payload.len() >= bytes_min.max(1)
                 && self.write_smaller(header.opcode, payload, out);
             if !pays {
                 out.extend_from_slice(frame);

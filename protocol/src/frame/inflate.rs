@@ -1,5 +1,8 @@
 //! Inflating messages (RFC 7692 section 7.2.2).
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use flate2::{Decompress, FlushDecompress, Status};
@@ -8,7 +11,7 @@ use super::deflate::FLUSH;
 use super::{FrameError, Incoming, Opcode, text};
 
 /// What the sender cut off, and an empty last block after it. A message that was cut or changed does not end exactly
-/// with that block.
+/// with that block, or takes the tail for something of its own.
 const TAIL: [u8; FLUSH.len() + 2] = [FLUSH[0], FLUSH[1], FLUSH[2], FLUSH[3], 0x03, 0x00];
 /// The least room for a message.
 const ROOM_BYTES_MIN: usize = 4096;
@@ -46,14 +49,16 @@ impl Inflater {
     /// sender should have made it one byte.
     fn whole(&mut self, payload: &[u8], bytes_max: usize) -> Result<usize, FrameError> {
         let mut written = 0;
-        if !payload.is_empty() {
-            self.stream.reset(false);
-            let is_over = self.take(payload, &mut written, bytes_max)? || self.take(&TAIL, &mut written, bytes_max)?;
-            if !is_over {
-                return Err(FrameError::Corrupt);
-            }
+        if payload.is_empty() {
+            return Ok(written);
         }
-        Ok(written)
+        self.stream.reset(false);
+        if self.take(payload, &mut written, bytes_max)? {
+            return Ok(written);
+        }
+        let message_bytes = written;
+        let is_over = self.take(&TAIL, &mut written, bytes_max)?;
+        if is_over && written == message_bytes { Ok(message_bytes) } else { Err(FrameError::Corrupt) }
     }
 
     /// Inflates `input` to the end and adds to `written`. Returns whether a last block (BFINAL) ends with it. What

@@ -1,6 +1,9 @@
 //! The negotiation of permessage-deflate (RFC 7692 section 7.1), both ends. Either end always promises to start each
 //! message afresh: a window that is kept costs 32 KiB and more for every connection.
 
+#[cfg(test)]
+mod tests;
+
 use std::mem::replace;
 
 use httparse::Header;

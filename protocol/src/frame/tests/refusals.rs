@@ -128,6 +128,6 @@ fn a_close_reason_is_utf_8() {
 
 #[test]
 fn each_error_names_the_status_to_close_with() {
-    let codes = [FrameError::Protocol(""), FrameError::NotUtf8, FrameError::TooLarge(1)].map(FrameError::close_code);
-    assert_eq!(codes, [1002, 1007, 1009]);
+    let errors = [FrameError::Protocol(""), FrameError::Corrupt, FrameError::NotUtf8, FrameError::TooLarge(1)];
+    assert_eq!(errors.map(FrameError::close_code), [1002, 1007, 1007, 1009]);
 }
