@@ -146,6 +146,7 @@ impl RunArgs {
             slot_ns: self.rate.slot_ns,
             warm_up_ns: self.warm_up.as_nanos() as u64,
             duration_ns: self.duration.as_nanos() as u64,
+            scenario: crate::scenario::Scenario::default(),
         }
     }
 

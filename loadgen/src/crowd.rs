@@ -3,25 +3,23 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 
-use protocol::ErrorCode;
 use protocol::frame::{Incoming, Opcode, write_masked};
 use protocol::handshake::{self, Response};
 use protocol::native::{Packed, Received};
 
 use crate::faults::Faults;
 use crate::latency::Latencies;
-use crate::plan::{Agenda, Due};
+use crate::plan::{Agenda, Plan, Role};
 use crate::room::{Reference, Room};
-use crate::sends::Answer;
-use crate::target::{CONNECT, FIRST_PUBLISH, JOIN, Publish};
-use crate::text;
 use crate::user::{Phase, User};
 use crate::verify::Ledger;
-use crate::world::World;
+use crate::world::{Gauges, World};
 
-/// A server that asks for a retry without naming a time gets it after this long.
-const RETRY_NS: u64 = 10_000_000;
+mod absence;
+mod chat;
+
 /// Any mask is as good as another for a load tool's own traffic.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -32,30 +30,43 @@ pub enum Action {
     Close(u32),
 }
 
+/// What a join's reply says.
+#[derive(Debug, Clone, Copy)]
+struct Joined {
+    epoch: u64,
+    from: u64,
+    head: u64,
+    recovered: bool,
+}
+
 /// Totals over the whole run.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Counts {
     pub joined: u64,
-    /// Users whose connection failed or ended, and those of them that had not joined.
+    /// Users whose connection failed or ended.
     pub failed: u64,
-    pub never_joined: u64,
     pub sent: u64,
     pub acked: u64,
     /// Sent again because the server said it was busy or did not know the outcome.
     pub retried: u64,
-    /// Due when their user's connection was gone.
+    /// Due when their user's connection was gone for good.
     pub unsent: u64,
+    /// Of those who dropped out: due while they were away and sent when they were back, and sent before and again.
+    pub sent_late: u64,
+    pub republished: u64,
+    /// Lines that joins asked for, and what those who came back had missed.
+    pub backlog: u64,
     /// Batches received, pieces of bytes received (about one for each send of the server), bytes.
     pub frames: u64,
     pub chunks: u64,
     pub bytes: u64,
 }
 
-/// Users `first`, `first + step`, `first + 2 step`… of the plan.
+/// Some users of the plan.
 pub struct Crowd<'w> {
     world: &'w World,
-    first: u32,
-    step: u32,
+    /// Their numbers, ascending. A user's place is its index here.
+    numbers: Vec<u32>,
     pub users: Vec<User>,
     pub rooms: Vec<Room>,
     pub ledger: Ledger,
@@ -64,11 +75,23 @@ pub struct Crowd<'w> {
     pub faults: Faults,
     pub agenda: Agenda,
     pub actions: Vec<Action>,
-    /// Messages sent and not answered, over all users.
+    /// Users that have begun to connect and not joined yet.
+    pub connecting: u64,
+    /// Messages sent, or late, and not answered, over all users.
     in_flight: u64,
+    /// Up to here the agenda was worked off, nanoseconds since traffic began.
+    sent_until_ns: u64,
+    /// Places of users that are to drop out.
+    leavers: Vec<u32>,
+    /// Users that are to drop out, or have and do not have everything again.
+    away: u64,
+    /// By place: the seq with which a user that came back has caught up.
+    catching_up: HashMap<u32, u64, foldhash::fast::FixedState>,
+    /// By room, from the first join's reply; 0 before.
+    epochs: Vec<u64>,
     /// Bytes of answers to a handshake that have not all come.
     heads: HashMap<u32, Vec<u8>, foldhash::fast::FixedState>,
-    /// Messages to be sent again: (when, user's place, k).
+    /// Messages (or joins) to be sent again: (when, user's place, k).
     retries: BinaryHeap<Reverse<(u64, u32, u32)>>,
     /// Frames received in this turn whose times are not recorded yet: (room, first seq).
     frames_heard: Vec<(u32, u64)>,
@@ -80,11 +103,13 @@ impl Counts {
     pub fn add(&mut self, other: &Self) {
         self.joined += other.joined;
         self.failed += other.failed;
-        self.never_joined += other.never_joined;
         self.sent += other.sent;
         self.acked += other.acked;
         self.retried += other.retried;
         self.unsent += other.unsent;
+        self.sent_late += other.sent_late;
+        self.republished += other.republished;
+        self.backlog += other.backlog;
         self.frames += other.frames;
         self.chunks += other.chunks;
         self.bytes += other.bytes;
@@ -92,23 +117,29 @@ impl Counts {
 }
 
 impl<'w> Crowd<'w> {
-    /// The users of thread `first` of `step` threads.
-    pub fn new(world: &'w World, first: u32, step: u32) -> Self {
-        let numbers: Vec<u32> = (first..world.plan.shape.users).step_by(step as usize).collect();
+    /// The users with these numbers, which ascend.
+    pub fn new(world: &'w World, numbers: Vec<u32>) -> Self {
         let users = numbers.iter().map(|&number| User::new(world.plan.room_of(number))).collect();
+        let leaves = |&place: &u32| world.plan.role_of(numbers[place as usize]) == Role::Leaver;
+        let leavers: Vec<u32> = (0..numbers.len() as u32).filter(leaves).collect();
         Self {
             world,
-            first,
-            step,
             users,
+            away: leavers.len() as u64,
+            leavers,
+            catching_up: HashMap::default(),
+            epochs: vec![0; world.plan.sizes.len()],
             rooms: (0..world.plan.sizes.len()).map(|room| Room::new(room as u32)).collect(),
             ledger: Ledger::default(),
             times: Latencies::default(),
             counts: Counts::default(),
             faults: Faults::default(),
-            agenda: Agenda::new(&world.plan, numbers),
+            agenda: Agenda::new(&world.plan, numbers.clone()),
+            numbers,
             actions: Vec::new(),
+            connecting: 0,
             in_flight: 0,
+            sent_until_ns: 0,
             heads: HashMap::default(),
             retries: BinaryHeap::new(),
             frames_heard: Vec::new(),
@@ -116,9 +147,14 @@ impl<'w> Crowd<'w> {
         }
     }
 
+    /// The plan they follow.
+    pub fn plan(&self) -> &'w Plan {
+        &self.world.plan
+    }
+
     /// The plan's number of the user at this place.
     pub fn number(&self, place: u32) -> u32 {
-        place * self.step + self.first
+        self.numbers[place as usize]
     }
 
     /// Messages not sent yet, or sent and not answered.
@@ -128,15 +164,38 @@ impl<'w> Crowd<'w> {
 
     /// Members that have not reached their room's highest acked seq.
     pub fn behind(&self) -> u64 {
-        let waits = |user: &&User| user.phase == Phase::Joined && user.next_seq <= self.world.sends.highest(user.room);
+        let waits = |user: &&User| match user.phase {
+            Phase::Ended => false,
+            Phase::Joined => user.next_seq <= self.world.sends.highest(user.room),
+            _ => user.returns,
+        };
         self.users.iter().filter(waits).count() as u64
     }
 
-    /// When something has to be sent next, nanoseconds of the run's clock.
-    pub fn next_send_ns(&self) -> Option<u64> {
-        let due = self.agenda.peek().map(|due| self.world.t0_ns() + due.intended_ns);
-        let again = self.retries.peek().map(|Reverse((at_ns, ..))| *at_ns);
-        due.into_iter().chain(again).min()
+    /// Shows the figures so far to the coordinator.
+    pub fn show(&self, gauges: &Gauges) {
+        let delivered = self.ledger.deliveries.received + self.ledger.deliveries.duplicated;
+        for (gauge, value) in [
+            (&gauges.joined, self.counts.joined),
+            (&gauges.failed, self.counts.failed),
+            (&gauges.sent, self.counts.sent),
+            (&gauges.acked, self.counts.acked),
+            (&gauges.delivered, delivered),
+            (&gauges.chunks, self.counts.chunks),
+            (&gauges.frames, self.counts.frames),
+            (&gauges.bytes, self.counts.bytes),
+            (&gauges.outstanding, self.outstanding()),
+            (&gauges.away, self.away),
+        ] {
+            gauge.store(value, Relaxed);
+        }
+    }
+
+    /// The user's connection is being opened.
+    pub fn begin(&mut self, place: u32, now_ns: u64) {
+        let user = &mut self.users[place as usize];
+        (user.phase, user.step_ns) = (Phase::Connecting, now_ns);
+        self.connecting += 1;
     }
 
     /// The TCP connection stands, or not.
@@ -159,7 +218,7 @@ impl<'w> Crowd<'w> {
         match self.users[place as usize].phase {
             Phase::Handshaking => self.on_head(place, input, now_ns),
             Phase::Joining | Phase::Joined => self.decode(place, input, now_ns),
-            Phase::Idle | Phase::Connecting | Phase::Ended => {}
+            Phase::Idle | Phase::Away | Phase::Connecting | Phase::Ended => {}
         }
     }
 
@@ -175,52 +234,6 @@ impl<'w> Crowd<'w> {
         for (room, first) in self.frames_heard.drain(..) {
             self.rooms[room as usize].record_frame(first, now_ns, &self.world.plan, t0_ns, &mut self.times);
         }
-    }
-
-    /// Sends everything that is due. Late messages are sent late, none is skipped.
-    pub fn send_due(&mut self, now_ns: u64) {
-        while let Some(&Reverse((at_ns, place, k))) = self.retries.peek()
-            && at_ns <= now_ns
-        {
-            self.retries.pop();
-            if self.users[place as usize].phase == Phase::Joined {
-                self.counts.retried += 1;
-                self.publish(place, k);
-            }
-        }
-        let t0_ns = self.world.t0_ns();
-        while let Some(due) = self.agenda.take_due(&self.world.plan, now_ns.saturating_sub(t0_ns)) {
-            self.send(due, t0_ns);
-        }
-    }
-
-    fn send(&mut self, due: Due, t0_ns: u64) {
-        let place = (due.user - self.first) / self.step;
-        let user = &mut self.users[place as usize];
-        if user.phase != Phase::Joined {
-            self.counts.unsent += 1;
-            return;
-        }
-        user.in_flight += 1;
-        self.in_flight += 1;
-        self.counts.sent += 1;
-        let now_ns = self.world.now_ns();
-        self.world.sends.sent(due.user, due.k, now_ns);
-        if self.world.plan.is_measured(due.intended_ns) {
-            self.times.send_delay.record(now_ns.saturating_sub(t0_ns + due.intended_ns));
-        }
-        self.publish(place, due.k);
-    }
-
-    fn publish(&mut self, place: u32, k: u32) {
-        let number = self.number(place);
-        self.body.clear();
-        text::write_body(self.world.plan.shape.seed, number, k, &mut self.body);
-        let key = format!("{}.{number}.{k}", self.world.run_id);
-        let room = &self.world.room_names[self.users[place as usize].room as usize];
-        let mut bytes = Vec::with_capacity(self.body.len() + 128);
-        self.world.target.publish(&Publish { k, room, body: &self.body, key: &key }, MASK, &mut bytes);
-        self.actions.push(Action::Send(place, bytes));
     }
 
     fn on_head(&mut self, place: u32, input: &mut [u8], now_ns: u64) {
@@ -239,13 +252,9 @@ impl<'w> Crowd<'w> {
             }
             Response::Refused(why) => self.fail(place, format!("handshake: {why}")),
             Response::Accepted { used, .. } => {
-                let name = format!("u{}", self.number(place));
-                let user = &mut self.users[place as usize];
+                let user = &self.users[place as usize];
                 self.times.connect.record(now_ns.saturating_sub(user.step_ns));
-                (user.phase, user.step_ns) = (Phase::Joining, now_ns);
-                let mut bytes = Vec::with_capacity(256);
-                self.world.target.hello(&name, &self.world.room_names[user.room as usize], MASK, &mut bytes);
-                self.actions.push(Action::Send(place, bytes));
+                self.say_hello(place, now_ns);
                 self.decode(place, &mut input[used..], now_ns);
             }
         }
@@ -295,7 +304,9 @@ impl<'w> Crowd<'w> {
         match *event {
             Received::Batch { room, ref messages } => self.on_batch(place, room, messages, now_ns),
             Received::Acked { seq, .. } => self.on_acked(place, tag, seq, now_ns),
-            Received::Joined { from, .. } => self.on_joined(place, from, now_ns),
+            Received::Joined { epoch, from, head, recovered, .. } => {
+                self.on_joined(place, Joined { epoch, from, head, recovered }, now_ns);
+            }
             Received::Gap { from, to, .. } => {
                 let number = self.number(place);
                 self.ledger.on_gap(number, &mut self.users[place as usize].next_seq, from, to);
@@ -311,14 +322,24 @@ impl<'w> Crowd<'w> {
         }
     }
 
-    fn on_joined(&mut self, place: u32, from: u64, now_ns: u64) {
+    fn on_joined(&mut self, place: u32, joined: Joined, now_ns: u64) {
         let user = &mut self.users[place as usize];
         if user.phase != Phase::Joining {
             return self.faults.count("joined twice".to_owned());
         }
+        user.phase = Phase::Joined;
+        self.connecting -= 1;
+        self.counts.backlog += joined.head.saturating_sub(joined.from);
+        let epoch = &mut self.epochs[user.room as usize];
+        if !matches!(std::mem::replace(epoch, joined.epoch), before if before == 0 || before == joined.epoch) {
+            self.faults.count("a room changed its epoch".to_owned());
+        }
+        if user.returns {
+            return self.on_rejoined(place, joined, now_ns);
+        }
         self.times.join.record(now_ns.saturating_sub(user.step_ns));
-        (user.phase, user.next_seq) = (Phase::Joined, from + 1);
-        self.rooms[user.room as usize].on_join(from);
+        user.next_seq = joined.from + 1;
+        self.rooms[user.room as usize].on_join(joined.from);
         self.counts.joined += 1;
     }
 
@@ -337,6 +358,9 @@ impl<'w> Crowd<'w> {
             Err(error) => return self.faults.count(format!("unreadable batch: {error}")),
         };
         let fresh = self.ledger.on_batch(number, &mut user.next_seq, batch.first_seq, batch.count);
+        if user.returns {
+            return self.on_progress(place, now_ns);
+        }
         if !known || fresh.end - fresh.start < u64::from(batch.count) {
             log.record(fresh, now_ns, plan, t0_ns, &mut self.times);
         } else if log.count_receiver(batch.first_seq) {
@@ -344,71 +368,32 @@ impl<'w> Crowd<'w> {
         }
     }
 
-    fn on_acked(&mut self, place: u32, tag: u32, seq: u64, now_ns: u64) {
-        let Some(k) = self.message_of(place, tag) else {
-            return self.faults.count("an ack of nothing that was sent".to_owned());
-        };
-        let (number, room) = (self.number(place), self.users[place as usize].room);
-        match self.world.sends.answer(number, k, room, Answer::Acked(seq)) {
-            Answer::Open => {
-                self.answered(place);
-                self.counts.acked += 1;
-                let intended_ns = self.world.plan.intended_ns(number, k);
-                if self.world.plan.is_measured(intended_ns) {
-                    self.times.ack.record(now_ns.saturating_sub(self.world.t0_ns() + intended_ns));
-                }
-            }
-            Answer::Acked(before) if before == seq => self.faults.count("a message was acked twice".to_owned()),
-            _ => self.faults.count("a message was answered twice, differently".to_owned()),
-        }
-    }
-
-    fn on_error(&mut self, place: u32, tag: u32, code: ErrorCode, message: &str, retry_ms: u64, now_ns: u64) {
-        if tag == CONNECT || tag == JOIN {
-            return self.fail(place, format!("could not join: {code} ({message})"));
-        }
-        let Some(k) = self.message_of(place, tag) else {
-            return self.faults.count(format!("error: {code} ({message})"));
-        };
-        let again = matches!(code, ErrorCode::Busy | ErrorCode::RateLimited | ErrorCode::Unknown) || retry_ms > 0;
-        if again {
-            let wait_ns = if retry_ms > 0 { retry_ms * 1_000_000 } else { RETRY_NS };
-            return self.retries.push(Reverse((now_ns + wait_ns, place, k)));
-        }
-        self.faults.count(format!("publish refused: {code} ({message})"));
-        let (number, room) = (self.number(place), self.users[place as usize].room);
-        if self.world.sends.answer(number, k, room, Answer::Refused) == Answer::Open {
-            self.answered(place);
-        }
-    }
-
-    /// The k that a reply's tag names, if that message was sent.
-    fn message_of(&self, place: u32, tag: u32) -> Option<u32> {
-        let k = tag.checked_sub(FIRST_PUBLISH)?;
-        self.world.sends.sent_ns(self.number(place), k).map(|_| k)
-    }
-
-    fn answered(&mut self, place: u32) {
-        let user = &mut self.users[place as usize];
-        user.in_flight = user.in_flight.saturating_sub(1);
-        self.in_flight = self.in_flight.saturating_sub(1);
-    }
-
-    /// Ends a user for good. Its unanswered messages stay open and are not waited for.
+    /// Ends a user for good, for a reason that is a fault.
     pub fn fail(&mut self, place: u32, why: String) {
+        if self.end(place) {
+            self.counts.failed += 1;
+            self.faults.count(why);
+        }
+    }
+
+    /// Ends a user for good. Its unanswered messages stay open and are not waited for. False: it had ended before.
+    pub fn end(&mut self, place: u32) -> bool {
         let user = &mut self.users[place as usize];
         let before = std::mem::replace(&mut user.phase, Phase::Ended);
         if before == Phase::Ended {
-            return;
+            return false;
         }
         self.in_flight -= u64::from(std::mem::take(&mut user.in_flight));
-        self.counts.failed += 1;
-        self.counts.never_joined += u64::from(before != Phase::Joined);
+        self.connecting -= u64::from(matches!(before, Phase::Connecting | Phase::Handshaking | Phase::Joining));
+        let has_dropped_out = user.returns;
+        if has_dropped_out && (self.catching_up.remove(&place).is_some() || before != Phase::Joined) {
+            self.away -= 1;
+        }
         self.heads.remove(&place);
-        self.faults.count(why);
-        if before != Phase::Idle {
+        if !matches!(before, Phase::Idle | Phase::Away) {
             self.actions.push(Action::Close(place));
         }
+        true
     }
 
     /// Closes the books: what a member never got, up to its room's highest acked seq, is lost.

@@ -13,7 +13,21 @@ pub struct Faults(BTreeMap<String, u64>);
 impl Faults {
     /// Counts a fault.
     pub fn count(&mut self, kind: String) {
-        self.add_n(kind, 1);
+        self.count_n(kind, 1);
+    }
+
+    /// Counts a fault so many times.
+    pub fn count_n(&mut self, kind: String, n: u64) {
+        if n > 0 {
+            self.add_n(kind, n);
+        }
+    }
+
+    /// Takes out all faults whose words begin like this, because they were to be expected, and returns how many.
+    pub fn take(&mut self, beginning: &str) -> u64 {
+        let before = self.total();
+        self.0.retain(|kind, _| !kind.starts_with(beginning));
+        before - self.total()
     }
 
     /// Adds another thread's faults.

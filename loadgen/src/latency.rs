@@ -1,5 +1,7 @@
 //! HDR histograms of everything that is timed. One set per thread, added up at the end; never one per connection.
 
+use std::ops::Range;
+
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 
@@ -93,8 +95,14 @@ impl Latency {
 /// All times of a run or of one thread. Those of messages only hold messages of the measured window.
 #[derive(Debug, Clone, Default)]
 pub struct Latencies {
-    /// From the intended time to each member's receipt: what users feel.
+    /// From the intended time to each member's receipt: what users feel. Of messages intended before the storm, if
+    /// there is one.
     pub delivery: Latency,
+    /// The same in the rooms of two.
+    pub delivery_pairs: Latency,
+    /// The same for those who stayed: of messages intended in the storm, and after it.
+    pub delivery_storm: Latency,
+    pub delivery_after: Latency,
     /// From the actual sending to each member's receipt: what tools with coordinated omission report.
     pub delivery_from_send: Latency,
     /// From the intended time to the actual sending: the generator's own lateness.
@@ -105,33 +113,55 @@ pub struct Latencies {
     pub connect: Latency,
     /// From the connect and join commands to the join's reply.
     pub join: Latency,
+    /// From the command to join again to having everything that was acked when it was given.
+    pub resume: Latency,
     /// How long a thread's loop was busy before it could look again, weighted by time: its p99 says that for 99 % of
     /// the window whatever arrived was looked at this soon.
     pub loop_lag: Latency,
+    /// Intended times that lie in the storm, nanoseconds since traffic began.
+    pub storm: Option<Range<u64>>,
 }
 
 impl Latencies {
     /// Name and histogram of each series, in the order of reports.
-    pub fn series(&self) -> [(&'static str, &Latency); 7] {
+    pub fn series(&self) -> [(&'static str, &Latency); 11] {
         [
             ("delivery", &self.delivery),
+            ("delivery_pairs", &self.delivery_pairs),
+            ("delivery_storm", &self.delivery_storm),
+            ("delivery_after", &self.delivery_after),
             ("delivery_from_send", &self.delivery_from_send),
             ("ack", &self.ack),
             ("connect", &self.connect),
             ("join", &self.join),
+            ("resume", &self.resume),
             ("send_delay", &self.send_delay),
             ("loop_lag", &self.loop_lag),
         ]
     }
 
+    /// Where the delivery of a message is recorded, by its intended time and whether it is one of a pair's.
+    pub fn of_delivery(&mut self, intended_ns: u64, is_pair: bool) -> &mut Latency {
+        match &self.storm {
+            _ if is_pair => &mut self.delivery_pairs,
+            Some(storm) if intended_ns >= storm.end => &mut self.delivery_after,
+            Some(storm) if intended_ns >= storm.start => &mut self.delivery_storm,
+            _ => &mut self.delivery,
+        }
+    }
+
     /// Adds another thread's times.
     pub fn add(&mut self, other: &Self) {
         self.delivery.add(&other.delivery);
+        self.delivery_pairs.add(&other.delivery_pairs);
+        self.delivery_storm.add(&other.delivery_storm);
+        self.delivery_after.add(&other.delivery_after);
         self.delivery_from_send.add(&other.delivery_from_send);
         self.send_delay.add(&other.send_delay);
         self.ack.add(&other.ack);
         self.connect.add(&other.connect);
         self.join.add(&other.join);
+        self.resume.add(&other.resume);
         self.loop_lag.add(&other.loop_lag);
     }
 }
@@ -146,6 +176,19 @@ mod tests {
         latency.record(5_000_000);
         latency.record_n(HIGHEST_NS * 2, 3);
         assert_eq!((latency.count(), latency.clamped()), (4, 3));
+    }
+
+    #[test]
+    fn deliveries_are_told_apart_by_the_time_they_were_intended_for() {
+        let mut times = Latencies { storm: Some(10..20), ..Latencies::default() };
+        for (intended_ns, is_pair) in [(9, false), (10, false), (19, false), (20, false), (20, false), (10, true)] {
+            times.of_delivery(intended_ns, is_pair).record(1_000_000);
+        }
+        let counts = times.series().map(|(_, latency)| latency.count());
+        assert_eq!(counts[..4], [1, 1, 2, 2]);
+        times.storm = None;
+        times.of_delivery(20, false).record(1_000_000);
+        assert_eq!(times.delivery.count(), 2);
     }
 
     #[test]

@@ -9,16 +9,21 @@ pub mod cli;
 pub mod crowd;
 pub mod dice;
 pub mod faults;
+pub mod gaps;
 pub mod latency;
 pub mod machine;
+pub mod outcome;
 pub mod output;
 pub mod plan;
 pub mod preflight;
 pub mod progress;
+pub mod ramp;
 pub mod report;
 pub mod room;
 pub mod run;
+pub mod scenario;
 pub mod sends;
+pub mod slow;
 pub mod target;
 pub mod text;
 pub mod user;
@@ -47,8 +52,8 @@ pub enum Error {
     Usage(String),
     #[error("this machine cannot run it: {0}")]
     Preflight(String),
-    #[error("the target cannot carry the users: {joined} of {users} joined; {why}")]
-    Unreachable { joined: u64, users: u64, why: String },
+    #[error("the target cannot carry the users: {done} of {wanted} {what}; {why}")]
+    Unreachable { done: u64, wanted: u64, what: &'static str, why: String },
     #[error("{0}")]
     Setup(#[from] uring::SetupError),
     #[error("cannot write the result to {}: {error}", path.display())]
@@ -68,10 +73,10 @@ impl Error {
 
     /// Names what the users met.
     fn because(self, faults: &Faults) -> Self {
-        let Self::Unreachable { joined, users, .. } = self else { return self };
+        let Self::Unreachable { done, wanted, what, .. } = self else { return self };
         let met: Vec<_> = faults.by_frequency().iter().take(3).map(|(kind, n)| format!("{n} x {kind}")).collect();
         let why = if met.is_empty() { "nobody answers".to_owned() } else { met.join(", ") };
-        Self::Unreachable { joined, users, why }
+        Self::Unreachable { done, wanted, what, why }
     }
 }
 

@@ -4,6 +4,14 @@
 //! never moves a message, so latency can be counted from the intended time.
 
 use crate::dice::{Dice, mix, scale};
+use crate::scenario::Scenario;
+
+pub use roles::Role;
+
+mod agenda;
+mod roles;
+
+pub use agenda::{Agenda, Due};
 
 /// How users spread over rooms.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,17 +44,21 @@ pub struct Shape {
     pub warm_up_ns: u64,
     /// The measured window.
     pub duration_ns: u64,
+    pub scenario: Scenario,
 }
 
 /// The whole schedule. Times count from the start of traffic.
 #[derive(Debug)]
 pub struct Plan {
     pub shape: Shape,
-    /// Members by room, largest first.
+    /// Members by room: those that the distribution makes, largest first, then the pairs.
     pub sizes: Vec<u32>,
-    /// Messages a user can have at most; `k` is below it.
+    /// Messages a user can have at most; `k` is below it, but for those that make a room's history.
     pub per_user: u32,
+    /// Who publishes the largest room's history before the others come, ascending.
+    pub historians: Vec<u32>,
     room_of: Vec<u32>,
+    role_of: Vec<Role>,
 }
 
 /// The fan-out arithmetic of a plan.
@@ -62,7 +74,9 @@ pub struct Load {
 impl Plan {
     /// Lays out rooms and members.
     pub fn new(shape: Shape) -> Self {
-        let sizes = room_sizes(shape.users, shape.rooms, shape.distribution);
+        let pairs = shape.scenario.pairs;
+        let mut sizes = room_sizes(shape.users - 2 * pairs, shape.rooms, shape.distribution);
+        sizes.extend(std::iter::repeat_n(2, pairs as usize));
         let mut room_of = Vec::with_capacity(shape.users as usize);
         for (room, &size) in sizes.iter().enumerate() {
             room_of.extend(std::iter::repeat_n(room as u32, size as usize));
@@ -72,7 +86,10 @@ impl Plan {
             room_of.swap(last, dice.below(last as u64 + 1) as usize);
         }
         let per_user = (shape.warm_up_ns + shape.duration_ns).div_ceil(shape.slot_ns) as u32;
-        Self { shape, sizes, per_user, room_of }
+        let mut plan = Self { shape, sizes, per_user, historians: Vec::new(), room_of, role_of: Vec::new() };
+        plan.role_of = roles::assign(&plan);
+        plan.historians = roles::historians(&plan);
+        plan
     }
 
     /// The room of a user.
@@ -80,13 +97,34 @@ impl Plan {
         self.room_of[user as usize]
     }
 
+    /// What is special about a user.
+    pub fn role_of(&self, user: u32) -> Role {
+        self.role_of[user as usize]
+    }
+
+    /// Whether this is one of the rooms of two beside the others.
+    pub fn is_pair(&self, room: u32) -> bool {
+        room >= self.shape.rooms
+    }
+
+    /// The numbers of the messages that `user` publishes before the others come.
+    pub fn history_of(&self, user: u32) -> std::ops::Range<u32> {
+        let (lines, writers) = (self.shape.scenario.history, self.historians.len() as u32);
+        let lines =
+            self.historians.binary_search(&user).map_or(0, |rank| lines.saturating_sub(rank as u32).div_ceil(writers));
+        self.per_user..self.per_user + lines
+    }
+
     /// When traffic ends, nanoseconds.
     pub fn end_ns(&self) -> u64 {
         self.shape.warm_up_ns + self.shape.duration_ns
     }
 
-    /// When message `k` of `user` is to be sent: a random time in slot `k`.
+    /// When message `k` of `user` is to be sent: a random time in slot `k`. Never, for one of the history.
     pub fn intended_ns(&self, user: u32, k: u32) -> u64 {
+        if k >= self.per_user {
+            return u64::MAX;
+        }
         let within = scale(mix(self.shape.seed, u64::from(user), u64::from(k)), self.shape.slot_ns);
         u64::from(k) * self.shape.slot_ns + within
     }
@@ -142,77 +180,16 @@ fn room_sizes(users: u32, rooms: u32, distribution: Distribution) -> Vec<u32> {
     sizes
 }
 
-/// A message that is to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Due {
-    pub intended_ns: u64,
-    pub user: u32,
-    pub k: u32,
-}
-
-/// The schedule of some users in order of time, worked out one slot at a time so that its size is that of the users.
-#[derive(Debug)]
-pub struct Agenda {
-    users: Vec<u32>,
-    slot: Vec<Due>,
-    at: usize,
-    next_k: u32,
-    left: u64,
-}
-
-impl Agenda {
-    /// The schedule of `users`.
-    pub fn new(plan: &Plan, users: Vec<u32>) -> Self {
-        let left = plan.sends(users.iter().copied());
-        let mut agenda = Self { slot: Vec::with_capacity(users.len()), users, at: 0, next_k: 0, left };
-        agenda.fill(plan);
-        agenda
-    }
-
-    /// Messages not yet taken.
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
-    /// The next message, without taking it.
-    pub fn peek(&self) -> Option<Due> {
-        self.slot.get(self.at).copied()
-    }
-
-    /// Takes the next message if it is due at `now_ns`.
-    pub fn take_due(&mut self, plan: &Plan, now_ns: u64) -> Option<Due> {
-        let due = self.peek().filter(|due| due.intended_ns <= now_ns)?;
-        self.at += 1;
-        self.left -= 1;
-        if self.at == self.slot.len() {
-            self.fill(plan);
-        }
-        Some(due)
-    }
-
-    /// Works out the next slot that has a message.
-    fn fill(&mut self, plan: &Plan) {
-        self.slot.clear();
-        self.at = 0;
-        while self.slot.is_empty() && self.next_k < plan.per_user {
-            let k = self.next_k;
-            self.next_k += 1;
-            let all = self.users.iter().map(|&user| Due { intended_ns: plan.intended_ns(user, k), user, k });
-            self.slot.extend(all.filter(|due| due.intended_ns < plan.end_ns()));
-            self.slot.sort_unstable();
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn shape(users: u32, rooms: u32, distribution: Distribution) -> Shape {
+    pub fn shape(users: u32, rooms: u32, distribution: Distribution) -> Shape {
         let slot_ns = 60 * SECOND;
-        Shape { seed: 1, users, rooms, distribution, slot_ns, warm_up_ns: 15 * SECOND, duration_ns: 60 * SECOND }
+        let (warm_up_ns, duration_ns, scenario) = (15 * SECOND, 60 * SECOND, Scenario::default());
+        Shape { seed: 1, users, rooms, distribution, slot_ns, warm_up_ns, duration_ns, scenario }
     }
 
     #[test]
@@ -262,28 +239,5 @@ mod tests {
             |plan: &Plan| (0..50).map(|user| (plan.room_of(user), plan.intended_ns(user, 1))).collect::<Vec<_>>();
         assert_eq!(times(&a), times(&b));
         assert_ne!(times(&a), times(&c));
-    }
-
-    #[test]
-    fn an_agenda_gives_every_message_once_in_order_of_time_and_skips_none_when_late() {
-        let plan = Plan::new(shape(101, 5, Distribution::Uniform));
-        let users: Vec<u32> = (0..101).filter(|user| user % 2 == 1).collect();
-        let mut agenda = Agenda::new(&plan, users.clone());
-        let total = agenda.left();
-        assert_eq!(agenda.take_due(&plan, 0), None, "nothing is due before its time");
-        let mut taken = Vec::new();
-        while let Some(due) = agenda.take_due(&plan, u64::MAX) {
-            taken.push(due);
-        }
-        assert!(taken.is_sorted());
-        assert_eq!(taken.len() as u64, total);
-        assert_eq!(agenda.left(), 0);
-        let all = users.iter().flat_map(|&user| (0..plan.per_user).map(move |k| (user, k)));
-        let mut expected: Vec<Due> = all
-            .map(|(user, k)| Due { intended_ns: plan.intended_ns(user, k), user, k })
-            .filter(|due| due.intended_ns < plan.end_ns())
-            .collect();
-        expected.sort_unstable();
-        assert_eq!(taken, expected);
     }
 }

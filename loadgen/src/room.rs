@@ -145,7 +145,8 @@ impl Room {
     fn record_entries(&self, range: Range<usize>, n: u32, now_ns: u64, plan: &Plan, t0_ns: u64, times: &mut Latencies) {
         for entry in &self.entries[range] {
             if entry.state == State::Ours && plan.is_measured(entry.intended_ns) {
-                times.delivery.record_n(now_ns.saturating_sub(t0_ns + entry.intended_ns), u64::from(n));
+                let delivery = times.of_delivery(entry.intended_ns, plan.is_pair(self.index));
+                delivery.record_n(now_ns.saturating_sub(t0_ns + entry.intended_ns), u64::from(n));
                 times.delivery_from_send.record_n(now_ns.saturating_sub(entry.sent_ns), u64::from(n));
             }
         }
@@ -198,7 +199,8 @@ impl Room {
             || message.content != Content::Text
             || message.seq != seq
             || message.user.strip_prefix('u').and_then(|number| number.parse().ok()) != Some(user);
-        Entry { state: State::Ours, altered, user, k, intended_ns: plan.intended_ns(user, k), sent_ns, ..UNSEEN }
+        let intended_ns = if sends.was_held_up(user, k) { u64::MAX } else { plan.intended_ns(user, k) };
+        Entry { state: State::Ours, altered, user, k, intended_ns, sent_ns, ..UNSEEN }
     }
 
     fn at(&self, seq: u64) -> usize {

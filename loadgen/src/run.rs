@@ -1,7 +1,7 @@
 //! The coordinator: moves a run through its phases, looks at the server and the machine meanwhile, and adds up what the
 //! threads bring home.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -11,12 +11,19 @@ use crate::Error;
 use crate::audit::{self, Messages, Missing};
 use crate::crowd::Counts;
 use crate::faults::Faults;
+use crate::gaps::{self, Gaps};
 use crate::latency::Latencies;
-use crate::machine::{self, Usage};
+use crate::outcome::Outcome;
 use crate::progress::Progress;
+use crate::slow::{self, Slow};
 use crate::verify::Deliveries;
-use crate::worker::{self, Outcome};
-use crate::world::{Phase, World};
+use crate::worker;
+use crate::world::{Gauges, Phase, World};
+
+mod watch;
+
+pub use watch::Window;
+use watch::{Watch, window};
 
 /// How often the coordinator looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -24,9 +31,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const RAMP_STALL_NS: u64 = 20_000_000_000;
 /// Between the last join and the first message, nanoseconds.
 const LEAD_NS: u64 = 100_000_000;
-/// The two numbers of joined users between which the server's memory per connection is measured.
-const MEMORY_FROM_USERS: u64 = 10_000;
-const MEMORY_TO_USERS: u64 = 60_000;
 
 /// What a run is besides its world.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +51,12 @@ pub struct Measured {
     pub times: Latencies,
     pub counts: Counts,
     pub faults: Faults,
+    /// What became of the slow readers, if there are any.
+    pub slow: Option<Slow>,
+    /// Whether history has what announced gaps left out.
+    pub gaps: Gaps,
+    /// How long the storm was, seconds; `None` without one, or when not everybody came back.
+    pub storm_s: Option<f64>,
     /// From the start of the measured window to its end, as far as it came.
     pub window: Option<Window>,
     /// Growth of the server's memory per joined connection, bytes.
@@ -57,21 +67,6 @@ pub struct Measured {
     pub drain_s: f64,
 }
 
-/// What happened between two moments.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Window {
-    pub seconds: f64,
-    pub sent: u64,
-    pub delivered: u64,
-    pub frames: u64,
-    pub chunks: u64,
-    pub bytes: u64,
-    pub generator_cpu_s: f64,
-    pub server_cpu_s: Option<f64>,
-    /// At the end of the window.
-    pub server_rss_bytes: Option<u64>,
-}
-
 /// Runs to the end, or until `interrupted`.
 pub fn run(
     world: &World,
@@ -80,9 +75,13 @@ pub fn run(
     progress: &mut Progress,
 ) -> Result<Measured, Error> {
     thread::scope(|scope| {
-        let threads = 0..world.gauges.len() as u32;
-        let workers = threads.map(|index| scope.spawn(move || worker::run(world, index))).collect();
-        let mut run = Run { world, settings, interrupted, progress, workers, watch: Watch::default() };
+        let threads = 0..world.threads as u32;
+        let mut workers: Vec<_> = threads.map(|index| scope.spawn(move || worker::run(world, index))).collect();
+        if world.plan.shape.scenario.has_slow_readers() {
+            workers.push(scope.spawn(|| Ok(slow::run(world))));
+        }
+        let watch = Watch::new(settings.server_pid);
+        let mut run = Run { world, settings, interrupted, progress, workers, watch };
         let outcome = run.phases();
         run.progress.finish();
         world.enter(match outcome {
@@ -110,30 +109,16 @@ struct Course {
     drain_s: f64,
 }
 
-/// What is looked at while a run goes on.
-#[derive(Default)]
-struct Watch {
-    memory_from: Option<(u64, u64)>,
-    memory_to: Option<(u64, u64)>,
-    server_rss_max_bytes: Option<u64>,
-    tcp_memory_max_bytes: u64,
-}
-
-/// Totals at one moment.
-struct Totals {
-    at_ns: u64,
-    counts: [u64; 5],
-    generator: Usage,
-    server: Option<Usage>,
-}
-
 impl Run<'_, '_> {
     fn phases(&mut self) -> Result<Course, Error> {
         let mut course = Course { complete: false, window: None, ramp_s: 0.0, drain_s: 0.0 };
-        let users = u64::from(self.world.plan.shape.users);
-        let ramped = self.ramp(users)?;
-        course.ramp_s = self.world.now_ns() as f64 / 1e9;
-        if !ramped {
+        if !self.history()? {
+            return Ok(course);
+        }
+        let ramp_ns = self.world.now_ns();
+        let joined = self.gather("ramp", "joined", u64::from(self.world.plan.shape.users), |gauges| &gauges.joined);
+        course.ramp_s = (self.world.now_ns() - ramp_ns) as f64 / 1e9;
+        if !joined? {
             return Ok(course);
         }
         let t0_ns = self.world.now_ns() + LEAD_NS;
@@ -142,10 +127,10 @@ impl Run<'_, '_> {
         if !self.wait_until("warm-up", t0_ns, warm_ns) {
             return Ok(course);
         }
-        let start = self.totals();
+        let start = self.watch.totals(self.world);
         let end_ns = t0_ns + self.world.plan.end_ns();
         let reached = self.wait_until("measure", warm_ns, end_ns);
-        course.window = Some(window(&start, &self.totals()));
+        course.window = Some(window(&start, &self.watch.totals(self.world)));
         if reached {
             course.complete = self.drain(end_ns);
             course.drain_s = (self.world.now_ns() - end_ns) as f64 / 1e9;
@@ -153,23 +138,45 @@ impl Run<'_, '_> {
         Ok(course)
     }
 
-    /// Waits for all users to join. False: interrupted.
-    fn ramp(&mut self, users: u64) -> Result<bool, Error> {
-        let (mut joined_before, mut since_ns) = (0, 0);
+    /// Lets the history be written, if there is to be one. False: interrupted.
+    fn history(&mut self) -> Result<bool, Error> {
+        let (writers, lines) = (self.world.plan.historians.len() as u64, self.world.plan.shape.scenario.history);
+        if writers == 0 {
+            return Ok(true);
+        }
+        if !self.gather("history", "writers of history joined", writers, |gauges| &gauges.joined)? {
+            return Ok(false);
+        }
+        self.world.enter(Phase::History);
+        let written = self.gather("history", "lines of history acked", lines.into(), |gauges| &gauges.acked)?;
+        if written {
+            self.world.start_ramp();
+        }
+        Ok(written)
+    }
+
+    /// Waits until a gauge shows `wanted`. False: interrupted.
+    fn gather(
+        &mut self,
+        stage: &'static str,
+        what: &'static str,
+        wanted: u64,
+        gauge: fn(&Gauges) -> &AtomicU64,
+    ) -> Result<bool, Error> {
+        let (mut before, mut since_ns) = (0, self.world.now_ns());
         loop {
-            let (joined, failed) =
-                (self.world.total(|gauges| &gauges.joined), self.world.total(|gauges| &gauges.failed));
-            self.watch.at_joined(joined, self.settings.server_pid);
-            self.progress.show(self.world, "ramp", joined, users);
-            if joined == users && failed == 0 {
+            let (done, failed) = (self.world.total(gauge), self.world.total(|gauges| &gauges.failed));
+            self.watch.at_joined(self.world.total(|gauges| &gauges.joined));
+            self.progress.show(self.world, stage, done, wanted);
+            if done == wanted && failed == 0 {
                 return Ok(true);
             }
-            if joined > joined_before {
-                (joined_before, since_ns) = (joined, self.world.now_ns());
+            if done > before {
+                (before, since_ns) = (done, self.world.now_ns());
             }
             let stalled = self.world.now_ns() - since_ns > RAMP_STALL_NS;
             if failed > 0 || stalled || self.workers.iter().any(ScopedJoinHandle::is_finished) {
-                return Err(Error::Unreachable { joined, users, why: String::new() });
+                return Err(Error::Unreachable { done, wanted, what, why: String::new() });
             }
             if !self.look() {
                 return Ok(false);
@@ -218,21 +225,13 @@ impl Run<'_, '_> {
     /// Waits a little and looks at server and machine. False: interrupted.
     fn look(&mut self) -> bool {
         thread::sleep(LOOK_EVERY);
-        self.watch.look(self.settings.server_pid);
+        self.watch.look();
+        let rages = self.world.storm_ns().is_some_and(|(at_ns, _)| at_ns <= self.world.now_ns())
+            && self.world.storm().is_some_and(|storm| storm.end == u64::MAX);
+        if rages && self.world.total(|gauges| &gauges.away) == 0 {
+            self.world.end_storm();
+        }
         !self.interrupted.load(Relaxed)
-    }
-
-    fn totals(&self) -> Totals {
-        let total = |gauge: fn(&crate::world::Gauges) -> &std::sync::atomic::AtomicU64| self.world.total(gauge);
-        let counts = [
-            total(|gauges| &gauges.sent),
-            total(|gauges| &gauges.delivered),
-            total(|gauges| &gauges.frames),
-            total(|gauges| &gauges.chunks),
-            total(|gauges| &gauges.bytes),
-        ];
-        let server = self.settings.server_pid.and_then(|pid| machine::usage(Some(pid)));
-        Totals { at_ns: self.world.now_ns(), counts, generator: machine::usage(None).unwrap_or_default(), server }
     }
 
     /// Joins the threads and adds up.
@@ -241,16 +240,21 @@ impl Run<'_, '_> {
         let outcomes = outcomes.collect::<Result<Vec<Outcome>, SetupError>>()?;
         let (mut deliveries, mut counts) = (Deliveries::default(), Counts::default());
         let (mut times, mut faults) = (Latencies::default(), Faults::default());
-        let (mut logs, mut missing) = (Vec::new(), Vec::new());
+        let (mut logs, mut missing, mut left_out, mut slow) = (Vec::new(), Vec::new(), Vec::new(), None);
         for outcome in outcomes {
             deliveries.add(&outcome.deliveries);
             counts.add(&outcome.counts);
             times.add(&outcome.times);
             faults.add(outcome.faults);
             missing.extend(outcome.missing);
+            left_out.extend(outcome.gaps);
+            slow = slow.or(outcome.slow);
             logs.push(outcome.rooms);
         }
         let course = course.map_err(|error| error.because(&faults))?;
+        let (gaps, log) = gaps::fetch(self.world, left_out, course.complete);
+        logs.extend(log);
+        let storm = self.world.storm().filter(|storm| storm.end < u64::MAX);
         let audit = audit::audit(&self.world.plan, &self.world.sends, &logs);
         Ok(Measured {
             interrupted: !course.complete,
@@ -261,6 +265,9 @@ impl Run<'_, '_> {
             times,
             counts,
             faults,
+            slow,
+            gaps,
+            storm_s: storm.map(|storm| storm.end.saturating_sub(storm.start) as f64 / 1e9),
             window: course.window,
             server_bytes_per_connection: self.watch.bytes_per_connection(),
             server_rss_max_bytes: self.watch.server_rss_max_bytes,
@@ -268,42 +275,5 @@ impl Run<'_, '_> {
             ramp_s: course.ramp_s,
             drain_s: course.drain_s,
         })
-    }
-}
-
-impl Watch {
-    fn look(&mut self, server: Option<u32>) {
-        self.tcp_memory_max_bytes = self.tcp_memory_max_bytes.max(machine::tcp_memory_bytes());
-        let rss = server.and_then(|pid| machine::usage(Some(pid))).map(|usage| usage.rss_bytes);
-        self.server_rss_max_bytes = self.server_rss_max_bytes.max(rss);
-    }
-
-    /// Notes the server's memory when the two marks are passed.
-    fn at_joined(&mut self, joined: u64, server: Option<u32>) {
-        for (mark, users) in [(&mut self.memory_from, MEMORY_FROM_USERS), (&mut self.memory_to, MEMORY_TO_USERS)] {
-            if mark.is_none() && joined >= users {
-                *mark = server.and_then(|pid| machine::usage(Some(pid))).map(|usage| (joined, usage.rss_bytes));
-            }
-        }
-    }
-
-    fn bytes_per_connection(&self) -> Option<f64> {
-        let ((users_from, from), (users_to, to)) = (self.memory_from?, self.memory_to?);
-        (users_to > users_from).then(|| (to as f64 - from as f64) / (users_to - users_from) as f64)
-    }
-}
-
-fn window(start: &Totals, end: &Totals) -> Window {
-    let [sent, delivered, frames, chunks, bytes] = std::array::from_fn(|nth| end.counts[nth] - start.counts[nth]);
-    Window {
-        seconds: (end.at_ns - start.at_ns) as f64 / 1e9,
-        sent,
-        delivered,
-        frames,
-        chunks,
-        bytes,
-        generator_cpu_s: end.generator.cpu_s - start.generator.cpu_s,
-        server_cpu_s: end.server.zip(start.server).map(|(end, start)| end.cpu_s - start.cpu_s),
-        server_rss_bytes: end.server.map(|usage| usage.rss_bytes),
     }
 }

@@ -17,6 +17,8 @@ pub enum Phase {
     /// Connect and join are sent.
     Joining,
     Joined,
+    /// Dropped out, and not connecting again yet.
+    Away,
     /// Closed or failed; nothing more is expected of it.
     Ended,
 }
@@ -27,6 +29,8 @@ pub struct User {
     pub socket: Socket,
     pub ring: u16,
     pub phase: Phase,
+    /// It has dropped out once: it joins where it left off, and is verified but not timed any more.
+    pub returns: bool,
     pub room: u32,
     /// Messages sent and not answered.
     pub in_flight: u32,
@@ -47,6 +51,7 @@ impl User {
             socket: Socket { slot: 0, generation: 0 },
             ring: 0,
             phase: Phase::Idle,
+            returns: false,
             room,
             in_flight: 0,
             next_seq: 1,

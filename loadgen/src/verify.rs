@@ -37,6 +37,7 @@ impl Deliveries {
 pub struct Ledger {
     pub deliveries: Deliveries,
     holes: HashMap<u32, Vec<Range<u64>>, foldhash::fast::FixedState>,
+    gaps: Vec<(u32, Range<u64>)>,
 }
 
 impl Ledger {
@@ -81,6 +82,12 @@ impl Ledger {
         self.open(receiver, *next..gap.start);
         self.deliveries.skipped += gap.end - gap.start;
         *next = gap.end;
+        self.gaps.push((receiver, gap));
+    }
+
+    /// The announced gaps: receiver and what it was not sent.
+    pub fn gaps(&self) -> impl Iterator<Item = (u32, Range<u64>)> {
+        self.gaps.iter().cloned()
     }
 
     /// Closes a receiver whose room's log ends at `highest`: what it never got is lost.

@@ -8,17 +8,14 @@ use std::time::Duration;
 
 use uring::{Config, Event, Ring, Segment, SetupError, Socket, Wake};
 
-use crate::audit::Missing;
-use crate::crowd::{Action, Counts, Crowd};
-use crate::faults::Faults;
-use crate::latency::Latencies;
-use crate::room::Room;
+use crate::crowd::{Action, Crowd};
+use crate::outcome::Outcome;
+use crate::ramp::Ramp;
 use crate::user::{self, User};
-use crate::verify::Deliveries;
 use crate::world::{Gauges, Phase, World};
 
-/// Users of one thread that may be connecting at the same time.
-const CONNECTING_MAX: u64 = 512;
+/// Users of one thread that drop out in one turn.
+const DROPS_MAX: usize = 512;
 /// Receive memory of a thread, shared out over its rings, bytes.
 const RECV_BYTES: usize = 16 << 20;
 /// Small ones, for there should be one for each socket that gets something between two turns.
@@ -34,19 +31,6 @@ const BEHIND_EVERY_NS: u64 = 10_000_000;
 /// The weight of one sample of loop lag, nanoseconds of the run.
 const LAG_SAMPLE_NS: u64 = 10_000;
 
-/// How many receivers with lost messages a thread names.
-const EXAMPLES_MAX: usize = 10;
-
-/// What a thread brings home.
-pub struct Outcome {
-    pub rooms: Vec<Room>,
-    pub deliveries: Deliveries,
-    pub missing: Vec<Missing>,
-    pub times: Latencies,
-    pub counts: Counts,
-    pub faults: Faults,
-}
-
 /// Runs the users of thread `index` until the run stops.
 pub fn run(world: &World, index: u32) -> Result<Outcome, SetupError> {
     let mut worker = Worker::new(world, index)?;
@@ -56,10 +40,7 @@ pub fn run(world: &World, index: u32) -> Result<Outcome, SetupError> {
     if world.phase() == Phase::Stop {
         worker.crowd.settle();
     }
-    let Crowd { rooms, ledger, times, counts, faults, .. } = worker.crowd;
-    let missing = ledger.examples().take(EXAMPLES_MAX);
-    let missing = missing.map(|(user, seqs)| Missing { room: world.plan.room_of(user), user, seqs }).collect();
-    Ok(Outcome { rooms, deliveries: ledger.deliveries, missing, times, counts, faults })
+    Ok(Outcome::of(worker.crowd))
 }
 
 struct Worker<'w> {
@@ -76,7 +57,8 @@ struct Worker<'w> {
     /// Completions of sends in the present turn.
     sent: Vec<(u32, io::Result<usize>)>,
     writable: Vec<u32>,
-    next_to_connect: u32,
+    ramp: Ramp,
+    has_written: bool,
     p99_due_ns: u64,
     behind_due_ns: u64,
 }
@@ -88,7 +70,7 @@ struct Outgoing {
 
 impl<'w> Worker<'w> {
     fn new(world: &'w World, index: u32) -> Result<Self, SetupError> {
-        let crowd = Crowd::new(world, index, world.gauges.len() as u32);
+        let crowd = Crowd::new(world, world.users_of(index as usize));
         let wake = Wake::new()?;
         let rings_needed = crowd.users.len().div_ceil(usize::from(world.ring_sockets)).max(1);
         let buffers = (RECV_BYTES / RECV_BUFFER_BYTES as usize / rings_needed).max(RECV_BUFFERS_MIN);
@@ -108,11 +90,12 @@ impl<'w> Worker<'w> {
             seats: rings.iter().map(|_| vec![u32::MAX; usize::from(config.sockets)]).collect(),
             unsubmitted: vec![false; rings.len()],
             rings,
+            ramp: Ramp::new(&crowd, world),
+            has_written: false,
             crowd,
             outgoing: HashMap::default(),
             sent: Vec::new(),
             writable: Vec::new(),
-            next_to_connect: 0,
             p99_due_ns: 0,
             behind_due_ns: 0,
         })
@@ -121,8 +104,10 @@ impl<'w> Worker<'w> {
     /// One round: send what is due, take what came, then wait if there was nothing to submit.
     fn turn(&mut self) {
         let start_ns = self.world.now_ns();
+        self.follow(start_ns);
         self.connect_due(start_ns);
         for ring in 0..self.rings.len() {
+            self.crowd.retry_due(self.world.now_ns());
             if self.world.phase() >= Phase::Traffic {
                 self.crowd.send_due(self.world.now_ns());
             }
@@ -139,31 +124,34 @@ impl<'w> Worker<'w> {
         self.record_lag(start_ns, busy_until_ns);
     }
 
+    /// Does what the run's phase asks for.
+    fn follow(&mut self, now_ns: u64) {
+        if self.world.phase() == Phase::History && !self.has_written {
+            self.has_written = true;
+            self.crowd.write_history();
+        }
+        if self.world.storm_ns().is_some_and(|(at_ns, _)| at_ns <= now_ns) {
+            self.ramp.come_back(&self.crowd.drop_out(DROPS_MAX));
+        }
+        self.crowd.times.storm = self.world.storm();
+    }
+
     /// Opens the connections whose turn it is.
     fn connect_due(&mut self, now_ns: u64) {
-        while (self.next_to_connect as usize) < self.crowd.users.len() && self.connecting() < CONNECTING_MAX {
-            let place = self.next_to_connect;
+        while let Some(place) = self.ramp.take_due(&self.crowd, self.world, now_ns) {
             let number = self.crowd.number(place);
-            if u64::from(number) * 1_000_000_000 / u64::from(self.world.ramp) > now_ns {
-                return;
-            }
             let ring = place as usize / usize::from(self.world.ring_sockets);
             match self.rings[ring].connect(self.world.source_of(number), self.world.address) {
                 Ok(socket) => {
                     self.seats[ring][usize::from(socket.slot)] = place;
                     let user = &mut self.crowd.users[place as usize];
                     (user.socket, user.ring) = (socket, ring as u16);
-                    (user.phase, user.step_ns) = (user::Phase::Connecting, self.world.now_ns());
+                    self.crowd.begin(place, self.world.now_ns());
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.ramp.put_back(),
                 Err(error) => self.crowd.fail(place, format!("connect: {error}")),
             }
-            self.next_to_connect += 1;
         }
-    }
-
-    fn connecting(&self) -> u64 {
-        u64::from(self.next_to_connect) - self.crowd.counts.joined - self.crowd.counts.never_joined
     }
 
     /// Enters the kernel once for one ring and takes what completed. The time of receipt is read once, after the
@@ -259,6 +247,8 @@ impl<'w> Worker<'w> {
                     None => self.start_send(place, Segment::from(bytes), Vec::new()),
                 },
                 Action::Close(place) => {
+                    // What was not sent is not owed: the next connection begins afresh.
+                    self.outgoing.remove(&place);
                     let (ring, socket) = self.queue(place);
                     ring.close(socket);
                 }
@@ -268,10 +258,9 @@ impl<'w> Worker<'w> {
     }
 
     fn wait(&self, now_ns: u64) {
-        let ramp_ns = u64::from(self.crowd.number(self.next_to_connect)) * 1_000_000_000 / u64::from(self.world.ramp);
-        let ramping = (self.next_to_connect as usize) < self.crowd.users.len() && self.connecting() < CONNECTING_MAX;
-        let sending = self.crowd.next_send_ns().filter(|_| self.world.phase() >= Phase::Traffic);
-        let next_ns = sending.into_iter().chain(ramping.then_some(ramp_ns)).min();
+        let sending = self.crowd.next_send_ns(self.world.phase() >= Phase::Traffic);
+        let ramping = self.ramp.next_ns(&self.crowd, self.world);
+        let next_ns = sending.into_iter().chain(ramping).min();
         let rest = next_ns.map_or(REST_MAX, |at_ns| Duration::from_nanos(at_ns.saturating_sub(now_ns)));
         if !rest.is_zero() {
             thread::sleep(rest.min(REST_MAX));
@@ -292,21 +281,8 @@ impl<'w> Worker<'w> {
 
     /// Shows this thread's figures to the coordinator.
     fn show(&mut self, now_ns: u64) {
-        let (gauges, counts) = (self.gauges, &self.crowd.counts);
-        let delivered = self.crowd.ledger.deliveries.received + self.crowd.ledger.deliveries.duplicated;
-        for (gauge, value) in [
-            (&gauges.joined, counts.joined),
-            (&gauges.failed, counts.failed),
-            (&gauges.sent, counts.sent),
-            (&gauges.acked, counts.acked),
-            (&gauges.delivered, delivered),
-            (&gauges.chunks, counts.chunks),
-            (&gauges.frames, counts.frames),
-            (&gauges.bytes, counts.bytes),
-            (&gauges.outstanding, self.crowd.outstanding()),
-        ] {
-            gauge.store(value, Relaxed);
-        }
+        let gauges = self.gauges;
+        self.crowd.show(gauges);
         if self.world.phase() == Phase::Settle && now_ns >= self.behind_due_ns {
             self.behind_due_ns = now_ns + BEHIND_EVERY_NS;
             gauges.behind.store(self.crowd.behind(), Relaxed);

@@ -1,6 +1,7 @@
 //! What all threads of a run share: the plan, the table of sends, the phase, and the gauges each thread shows.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -13,16 +14,20 @@ use crate::target::{Target, Url};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
+    /// Those who write the history connect and join.
+    Assemble = 0,
+    /// They write it.
+    History = 1,
     /// Users connect and join.
-    Ramp = 0,
+    Ramp = 2,
     /// What is due is sent, until the plan's end and the last ack.
-    Traffic = 1,
+    Traffic = 3,
     /// Everything is acked: threads say how many members are still behind.
-    Settle = 2,
+    Settle = 4,
     /// The run is over and each member's tail counts.
-    Stop = 3,
+    Stop = 5,
     /// The run was interrupted: tails do not count.
-    Abort = 4,
+    Abort = 6,
 }
 
 /// One thread's figures while it runs; that thread is the only writer.
@@ -39,10 +44,20 @@ pub struct Gauges {
     pub bytes: AtomicU64,
     /// Messages not sent yet or sent and not answered.
     pub outstanding: AtomicU64,
+    /// Users that are to drop out, or have and do not have everything again.
+    pub away: AtomicU64,
     /// In [`Phase::Settle`]: members that have not reached their room's highest acked seq. `u64::MAX`: not counted yet.
     pub behind: AtomicU64,
     /// 99th percentile of delivery so far, nanoseconds.
     pub p99_ns: AtomicU64,
+}
+
+impl Gauges {
+    /// This thread waits for nothing but messages that are not sent yet.
+    pub fn settle(&self, unsent: u64) {
+        self.outstanding.store(unsent, Relaxed);
+        self.behind.store(0, Relaxed);
+    }
 }
 
 /// Read by all threads.
@@ -65,9 +80,15 @@ pub struct World {
     /// Makes idempotency keys differ between runs against one store.
     pub run_id: String,
     pub room_names: Vec<String>,
+    /// Threads with rings. Slow readers have one more.
+    pub threads: usize,
+    /// By thread.
     pub gauges: Vec<Gauges>,
     phase: AtomicU8,
+    ramp_ns: AtomicU64,
     t0_ns: AtomicU64,
+    /// Since traffic began.
+    storm_over_ns: AtomicU64,
     origin: Instant,
 }
 
@@ -86,6 +107,9 @@ pub struct Route {
 impl World {
     /// The shared state of a run that has not begun. `run_id` is a short word.
     pub fn new(plan: Plan, route: Route, run_id: String) -> Self {
+        let threads = usize::from(route.threads);
+        let slow_threads = usize::from(plan.shape.scenario.has_slow_readers());
+        let first = if plan.historians.is_empty() { Phase::Ramp } else { Phase::Assemble };
         let gauges = || Gauges { behind: AtomicU64::new(u64::MAX), ..Gauges::default() };
         Self {
             sends: Sends::new(&plan),
@@ -100,9 +124,12 @@ impl World {
             ramp: route.ramp,
             ring_sockets: route.ring_sockets,
             run_id,
-            gauges: (0..route.threads).map(|_| gauges()).collect(),
-            phase: AtomicU8::new(Phase::Ramp as u8),
+            threads,
+            gauges: (0..threads + slow_threads).map(|_| gauges()).collect(),
+            phase: AtomicU8::new(first as u8),
+            ramp_ns: AtomicU64::new(0),
             t0_ns: AtomicU64::new(0),
+            storm_over_ns: AtomicU64::new(u64::MAX),
             origin: Instant::now(),
         }
     }
@@ -115,10 +142,12 @@ impl World {
     /// Where the run stands.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Relaxed) {
-            0 => Phase::Ramp,
-            1 => Phase::Traffic,
-            2 => Phase::Settle,
-            3 => Phase::Stop,
+            0 => Phase::Assemble,
+            1 => Phase::History,
+            2 => Phase::Ramp,
+            3 => Phase::Traffic,
+            4 => Phase::Settle,
+            5 => Phase::Stop,
             _ => Phase::Abort,
         }
     }
@@ -126,6 +155,44 @@ impl World {
     /// Moves on; threads see it within one turn of their loops.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// The users of thread `index`, ascending. The thread after the last one has the slow readers.
+    pub fn users_of(&self, index: usize) -> Vec<u32> {
+        let is_slow = |user: &u32| self.plan.role_of(*user).is_slow();
+        if index == self.threads {
+            return (0..self.plan.shape.users).filter(is_slow).collect();
+        }
+        (index as u32..self.plan.shape.users).step_by(self.threads).filter(|user| !is_slow(user)).collect()
+    }
+
+    /// Lets all users connect, from now on.
+    pub fn start_ramp(&self) {
+        self.ramp_ns.store(self.now_ns(), Relaxed);
+        self.enter(Phase::Ramp);
+    }
+
+    /// When users began to connect, nanoseconds of the run's clock; `None` before.
+    pub fn ramp_ns(&self) -> Option<u64> {
+        (self.phase() >= Phase::Ramp).then(|| self.ramp_ns.load(Relaxed))
+    }
+
+    /// When the storm breaks, nanoseconds of the run's clock, and how fast users may come back; `None` without one or
+    /// before there is traffic.
+    pub fn storm_ns(&self) -> Option<(u64, Option<u32>)> {
+        let storm = self.plan.shape.scenario.storm.filter(|_| self.phase() >= Phase::Traffic)?;
+        Some((self.t0_ns() + self.plan.shape.warm_up_ns + storm.at_ns, storm.ramp))
+    }
+
+    /// The storm is over: everybody is back and has everything.
+    pub fn end_storm(&self) {
+        self.storm_over_ns.store(self.now_ns() - self.t0_ns(), Relaxed);
+    }
+
+    /// From when to when the storm was, as far as it came, nanoseconds since traffic began.
+    pub fn storm(&self) -> Option<Range<u64>> {
+        let storm = self.plan.shape.scenario.storm?;
+        Some(self.plan.shape.warm_up_ns + storm.at_ns..self.storm_over_ns.load(Relaxed))
     }
 
     /// Fixes when traffic starts, nanoseconds of the run's clock.

@@ -1,11 +1,12 @@
 use protocol::command::Command;
 use protocol::frame::{Decoder, Role, write};
-use protocol::{Content, Dialect, Event, Message};
+use protocol::{Content, Dialect, ErrorCode, Event, Message};
 
 use super::*;
 use crate::audit::{Messages, audit};
 use crate::plan::{Distribution, Plan, Shape};
-use crate::target::Url;
+use crate::scenario::Scenario;
+use crate::target::{JOIN, Url};
 use crate::verify::Deliveries;
 use crate::world::Route;
 
@@ -13,9 +14,9 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Three users of one room, each with two messages in two seconds.
 fn world() -> World {
-    let distribution = Distribution::Uniform;
-    let shape =
-        Shape { seed: 3, users: 3, rooms: 1, distribution, slot_ns: SECOND, warm_up_ns: 0, duration_ns: 2 * SECOND };
+    let (distribution, scenario) = (Distribution::Uniform, Scenario::default());
+    let (slot_ns, warm_up_ns, duration_ns) = (SECOND, 0, 2 * SECOND);
+    let shape = Shape { seed: 3, users: 3, rooms: 1, distribution, slot_ns, warm_up_ns, duration_ns, scenario };
     let url = Url::parse("ws://127.0.0.1:1/native").expect("it is valid");
     let address = ([127, 0, 0, 1], 1).into();
     let (sources, users_per_source) = (Vec::new(), 1);
@@ -25,9 +26,9 @@ fn world() -> World {
 
 /// A crowd whose users have all joined an empty room, and their messages as the server got them.
 fn chatting(world: &World) -> (Crowd<'_>, Vec<(u32, u32, String)>) {
-    let mut crowd = Crowd::new(world, 0, 1);
+    let mut crowd = Crowd::new(world, world.users_of(0));
     for place in 0..3 {
-        crowd.users[place as usize].phase = Phase::Connecting;
+        crowd.begin(place, 0);
         crowd.on_connected(place, Ok(()));
         let mut answer = answer_to(&sent(&mut crowd)[0].1);
         let (head, rest) = answer.split_at_mut(9);
@@ -231,9 +232,9 @@ fn a_busy_server_gets_the_same_message_again_after_the_time_it_named() {
     let (mut crowd, lines) = chatting(&world);
     let (place, tag, body) = lines[0].clone();
     hear(&mut crowd, place, tag, &Event::Error { code: ErrorCode::Busy, message: "busy", retry_after_ms: 250 });
-    crowd.send_due(5 * SECOND + 249_000_000);
+    crowd.retry_due(5 * SECOND + 249_000_000);
     assert!(sent(&mut crowd).is_empty(), "it is not time yet");
-    crowd.send_due(5 * SECOND + 250_000_000);
+    crowd.retry_due(5 * SECOND + 250_000_000);
     let again = commands(&sent(&mut crowd)[0].1);
     let expected =
         Command::Publish { room: "".into(), content: Content::Text, body: body.into_bytes().into(), key: None };

@@ -4,6 +4,7 @@ pub mod native;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use protocol::Start;
 use protocol::dialect::Malformed;
 use protocol::native::Received;
 
@@ -18,6 +19,8 @@ pub enum Target {
 pub const CONNECT: u32 = 1;
 /// Tag of the join command.
 pub const JOIN: u32 = 2;
+/// Tag of a history command, which a connection without messages gives.
+pub const HISTORY: u32 = 2;
 /// Tag of message 0.
 pub const FIRST_PUBLISH: u32 = 3;
 
@@ -39,10 +42,17 @@ impl Target {
         }
     }
 
-    /// Appends what a user says first: who it is, and which room it joins from now on.
-    pub fn hello(self, user: &str, room: &str, mask: [u8; 4], out: &mut Vec<u8>) {
+    /// Appends what a user says first: who it is.
+    pub fn connect(self, user: &str, mask: [u8; 4], out: &mut Vec<u8>) {
         match self {
-            Self::Native => native::hello(user, room, mask, out),
+            Self::Native => native::connect(user, mask, out),
+        }
+    }
+
+    /// Appends which room it joins, and from where on.
+    pub fn join(self, room: &str, start: Start, mask: [u8; 4], out: &mut Vec<u8>) {
+        match self {
+            Self::Native => native::join(room, start, mask, out),
         }
     }
 
@@ -50,6 +60,13 @@ impl Target {
     pub fn publish(self, publish: &Publish<'_>, mask: [u8; 4], out: &mut Vec<u8>) {
         match self {
             Self::Native => native::publish(publish, mask, out),
+        }
+    }
+
+    /// Appends a request for the oldest `limit` messages of the room after seq `after`.
+    pub fn history(self, room: &str, after: u64, limit: u32, mask: [u8; 4], out: &mut Vec<u8>) {
+        match self {
+            Self::Native => native::history(room, after, limit, mask, out),
         }
     }
 

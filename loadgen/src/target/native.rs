@@ -2,16 +2,18 @@
 
 use protocol::frame::{Opcode, write_masked};
 use protocol::native::encode_request;
-use protocol::{Command, Content, Request, Start};
+use protocol::{Command, Content, Page, Request, Start};
 
-use super::{CONNECT, FIRST_PUBLISH, JOIN, Publish};
+use super::{CONNECT, FIRST_PUBLISH, HISTORY, JOIN, Publish};
 
-/// Appends connect and join as two frames, to be sent together.
-pub fn hello(user: &str, room: &str, mask: [u8; 4], out: &mut Vec<u8>) {
-    let connect = Command::Connect { user: Some(user.into()), device: None };
-    let join = Command::Join { room: room.into(), start: Start::Recent(0) };
-    append(CONNECT, connect, mask, out);
-    append(JOIN, join, mask, out);
+/// Appends connect as a frame.
+pub fn connect(user: &str, mask: [u8; 4], out: &mut Vec<u8>) {
+    append(CONNECT, Command::Connect { user: Some(user.into()), device: None }, mask, out);
+}
+
+/// Appends one join as a frame.
+pub fn join(room: &str, start: Start, mask: [u8; 4], out: &mut Vec<u8>) {
+    append(JOIN, Command::Join { room: room.into(), start }, mask, out);
 }
 
 /// Appends one publish as a frame.
@@ -23,6 +25,11 @@ pub fn publish(publish: &Publish<'_>, mask: [u8; 4], out: &mut Vec<u8>) {
         key: Some(publish.key.into()),
     };
     append(FIRST_PUBLISH + publish.k, command, mask, out);
+}
+
+/// Appends one history command as a frame.
+pub fn history(room: &str, after: u64, limit: u32, mask: [u8; 4], out: &mut Vec<u8>) {
+    append(HISTORY, Command::History { room: room.into(), page: Page::After(after), limit }, mask, out);
 }
 
 fn append(tag: u32, command: Command<'_>, mask: [u8; 4], out: &mut Vec<u8>) {
