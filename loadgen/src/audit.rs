@@ -18,6 +18,8 @@ pub struct Messages {
     pub refused: u64,
     /// Neither acked nor refused when the drain was over.
     pub unacked: u64,
+    /// The same of slow readers, who may not have read the answer.
+    pub unacked_slow: u64,
     /// Acked, and received by nobody.
     pub acked_missing: u64,
     /// Acked with one seq, received under another.
@@ -62,7 +64,8 @@ pub fn audit(plan: &Plan, sends: &Sends, logs: &[Vec<Room>]) -> Audit {
     }
     for (user, k) in sends.all_sent() {
         let places = places.get(&(user, k)).map_or(&[][..], Vec::as_slice);
-        audit.message(user, k, plan.room_of(user), sends.answer_of(user, k), places);
+        let answer = sends.answer_of(user, k);
+        audit.message(plan, user, k, answer, places);
     }
     audit
 }
@@ -92,8 +95,8 @@ impl Audit {
         }
     }
 
-    fn message(&mut self, user: u32, k: u32, room: u32, answer: Answer, places: &[u64]) {
-        let what = format_args!("message {user}.{k} of room {room}").to_string();
+    fn message(&mut self, plan: &Plan, user: u32, k: u32, answer: Answer, places: &[u64]) {
+        let what = format_args!("message {user}.{k} of room {}", plan.room_of(user)).to_string();
         self.messages.sent += 1;
         let copies = (places.len() as u64).saturating_sub(1);
         if copies > 0 {
@@ -102,6 +105,7 @@ impl Audit {
         }
         match answer {
             Answer::Refused => self.messages.refused += 1,
+            Answer::Open if plan.role_of(user).is_slow() => self.messages.unacked_slow += 1,
             Answer::Open => {
                 self.messages.unacked += 1;
                 self.example(self.messages.unacked, || format!("{what} was never acked (received under {places:?})"));

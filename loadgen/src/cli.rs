@@ -9,6 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::plan::{Distribution, Shape};
 use crate::target::Url;
 
+mod scenario;
+
+pub use scenario::{ScenarioArgs, Share};
+
 const EXAMPLES: &str = "\
 Examples:
   loadgen run
@@ -19,15 +23,26 @@ Examples:
       another machine; each source address gives about 28,000 ports
   loadgen run --server-pid $(pidof relay)
       measures the relay's CPU and memory as well
+  loadgen run --users 72000 --rooms 1 --pairs 1000
+      one room of 70,000, and 1,000 chats of two that it must not slow down
+  loadgen run --users 70000 --rooms 1 --slow-readers 1% --stalled-readers 0.1%
+      some viewers read at 2 KB/s or not at all: what they miss must be announced and be in the history
+  loadgen run --users 70000 --rooms 1 --ramp 7000 --history 200 --recent 50 --reconnect-storm 50%@20s
+      everybody joins within ten seconds and asks for the last 50 lines; later half of them drop out and come back
 
 How it measures: an open model. Who sends when is fixed by --seed before the run; a late message is sent late, never
 skipped, and latency counts from the time it was intended for. Every receiver is checked for loss, duplicates and order
 from its join to its room's highest acked seq, and every body against what was sent. A time of receipt is read once per
 turn of a thread's loop: it is late by at most the printed loop lag, never early.
+Slow readers are verified, but not timed and not owed what they have not read at the end: a message that they miss without
+an announced gap is lost. Gaps are fetched from the history afterwards. Users that drop out join again from the last seq
+they have, and each one's order is checked across the absence. From then on they are not timed, and neither are messages
+that waited for their sender to come back.
 
 Exit codes:
   0  every check held
-  1  verification failed: loss, duplicates, disorder, altered or unknown messages, errors, or a rate the server did not take
+  1  verification failed: loss, duplicates, disorder, altered or unknown messages, errors, gaps that the history does not
+     fill, users that did not come back, or a rate the server did not take
   2  wrong usage
   3  this machine cannot run it (memory, ports); the message says what would work
   4  the target cannot be reached, or not all users could join
@@ -108,6 +123,8 @@ pub struct RunArgs {
     /// How to show progress
     #[arg(long, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
+    #[command(flatten)]
+    pub scenario: ScenarioArgs,
 }
 
 /// How progress is shown, on standard error.
@@ -146,12 +163,12 @@ impl RunArgs {
             slot_ns: self.rate.slot_ns,
             warm_up_ns: self.warm_up.as_nanos() as u64,
             duration_ns: self.duration.as_nanos() as u64,
-            scenario: crate::scenario::Scenario::default(),
+            scenario: self.scenario.scenario(),
         }
     }
 
     /// The scenario's name, fit for a directory.
-    pub fn scenario(&self) -> String {
+    pub fn name(&self) -> String {
         let derived = || {
             let distribution = self.distribution.to_string().replace(':', "-");
             let rate = self.rate.text.replace('/', "-per-");
@@ -223,10 +240,10 @@ fn parse_name(text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn run(args: &[&str]) -> Result<RunArgs, String> {
+    pub fn run(args: &[&str]) -> Result<RunArgs, String> {
         let all = ["loadgen", "run"].iter().chain(args);
         let Command::Run(run) = Cli::try_parse_from(all).map_err(|error| one_line(&error))?.command;
         Ok(run)
@@ -236,7 +253,7 @@ mod tests {
     fn the_defaults_are_the_headline_scenario() {
         let args = run(&[]).expect("no flag is required");
         assert_eq!((args.users, args.rooms, args.rate.slot_ns), (70_000, 1_000, 60_000_000_000));
-        assert_eq!(args.scenario(), "70000-users-1000-rooms-zipf-1.0-1-per-min");
+        assert_eq!(args.name(), "70000-users-1000-rooms-zipf-1.0-1-per-min");
     }
 
     #[test]

@@ -51,7 +51,10 @@ pub struct Counts {
     pub retried: u64,
     /// Due when their user's connection was gone for good.
     pub unsent: u64,
-    /// Of those who dropped out: due while they were away and sent when they were back, and sent before and again.
+    /// Users that dropped out in the storm, and those of them that came back and have everything again.
+    pub dropped_out: u64,
+    pub caught_up: u64,
+    /// Messages due while their users were away and sent when they were back, and sent before and again.
     pub sent_late: u64,
     pub republished: u64,
     /// Lines that joins asked for, and what those who came back had missed.
@@ -107,6 +110,8 @@ impl Counts {
         self.acked += other.acked;
         self.retried += other.retried;
         self.unsent += other.unsent;
+        self.dropped_out += other.dropped_out;
+        self.caught_up += other.caught_up;
         self.sent_late += other.sent_late;
         self.republished += other.republished;
         self.backlog += other.backlog;

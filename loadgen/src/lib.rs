@@ -89,6 +89,8 @@ pub fn run(mut args: RunArgs) -> Result<u8, Error> {
     let has = Has::read();
     let fit = fit(&mut args, address, &has)?;
     let plan = Plan::new(args.shape());
+    let slow = (0..args.users).filter(|&user| plan.role_of(user).is_slow()).count() as u64;
+    preflight::sockets(slow, &has).map_err(Error::Preflight)?;
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let output = output::choose(&args, &machine, begun.as_secs())?;
     let described = Run::new(&args, &plan, threads, begun.as_secs());
@@ -117,9 +119,7 @@ pub fn run(mut args: RunArgs) -> Result<u8, Error> {
 }
 
 fn check(args: &RunArgs) -> Result<(), Error> {
-    if args.duration.is_zero() {
-        return Err(Error::Usage("--duration 0s: valid is more than 0".to_owned()));
-    }
+    args.check().map_err(Error::Usage)?;
     if let Some(pid) = args.server_pid
         && machine::usage(Some(pid)).is_none()
     {
@@ -138,6 +138,7 @@ fn fit(args: &mut RunArgs, address: std::net::SocketAddr, has: &Has) -> Result<F
     }
     println!("clamped  {} users instead of {}: {limit}", fit.users, args.users);
     args.users = fit.users;
+    check(args)?;
     Ok(fit)
 }
 

@@ -26,7 +26,7 @@ pub fn choose(args: &RunArgs, machine: &Machine, begun_s: u64) -> Result<Option<
         }
         return Ok(Some(named.clone()));
     }
-    let name = format!("{}-{}-{}-{}", date(begun_s), machine.slug(), commit(), args.scenario());
+    let name = format!("{}-{}-{}-{}", date(begun_s), machine.slug(), commit(), args.name());
     let free = |path: &PathBuf| !path.exists();
     let numbered = (2..).map(|nth| Path::new(RUNS).join(format!("{name}-{nth}")));
     Ok(std::iter::once(Path::new(RUNS).join(&name)).chain(numbered).find(free))

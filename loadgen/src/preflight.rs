@@ -88,6 +88,16 @@ impl Fit {
     }
 }
 
+/// Whether the slow readers' ordinary sockets fit the limit of open files; if not, what would help.
+pub fn sockets(slow: u64, has: &Has) -> Result<(), String> {
+    let most = has.open_files.saturating_sub(OTHER_FILES);
+    if slow <= most {
+        return Ok(());
+    }
+    let words = "slow and stalled readers need an open file each, and the limit (ulimit -n) leaves";
+    Err(format!("{slow} {words} {most}; ask for fewer with --slow-readers and --stalled-readers, or raise it"))
+}
+
 /// The source addresses and how many users each takes. An IPv4 loopback target gets as many as it needs.
 fn sources(users: u32, address: SocketAddr, named: &[IpAddr], ports: u32) -> (Vec<IpAddr>, u32) {
     match address.ip() {
@@ -145,6 +155,13 @@ mod tests {
         let fit = fit(70_000, address("127.0.0.1:1"), &[], &small);
         assert!(fit.users > 5_000 && fit.users < 25_000, "{fit:?}");
         assert!(fit.limit.expect("memory limits it").contains("memory"));
+    }
+
+    #[test]
+    fn slow_readers_that_are_more_than_open_files_are_refused_with_what_helps() {
+        assert_eq!(sockets(700, &HAS), Ok(()));
+        let why = sockets(19_937, &HAS).expect_err("19,936 are left");
+        assert!(why.contains("19936") && why.contains("--slow-readers"), "{why}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ impl Crowd<'_> {
             (user.phase, user.returns) = (Phase::Away, true);
             drop(user.take_decoder());
             self.actions.push(Action::Close(place));
+            self.counts.dropped_out += 1;
             dropped.push(place);
         }
         if !dropped.is_empty() {
@@ -48,6 +49,7 @@ impl Crowd<'_> {
         if self.catching_up.get(&place).is_some_and(|&acked| user.next_seq > acked) {
             self.catching_up.remove(&place);
             self.away -= 1;
+            self.counts.caught_up += 1;
             self.times.resume.record(now_ns.saturating_sub(user.step_ns));
         }
     }

@@ -134,6 +134,7 @@ const CLEAN: Messages = Messages {
     acked: 6,
     refused: 0,
     unacked: 0,
+    unacked_slow: 0,
     acked_missing: 0,
     misplaced: 0,
     stored_twice: 0,

@@ -1,18 +1,23 @@
 //! The result as one value: serialized it is the JSON, displayed it is the text.
 
+mod scenario;
 mod text;
 
+pub use scenario::Returned;
 pub use text::Findings;
 
 use crate::audit::Messages;
 use crate::cli::RunArgs;
 use crate::crowd::Counts;
 use crate::faults::Faults;
+use crate::gaps::Gaps;
 use crate::latency::{Latencies, Summary};
 use crate::machine::Machine;
 use crate::output;
 use crate::plan::{Distribution, Plan};
 use crate::run::{Measured, Window};
+use crate::scenario::Scenario;
+use crate::slow::Slow;
 use crate::verify::Deliveries;
 
 /// Raised when a field changes its meaning or goes away.
@@ -45,6 +50,8 @@ pub struct Run {
     pub window_deliveries: u64,
     /// The target of the delivery's p99 for this kind of rooms, nanoseconds.
     pub delivery_p99_target_ns: u64,
+    pub pairs_p99_target_ns: Option<u64>,
+    pub scenario: Scenario,
 }
 
 /// One thing that must hold.
@@ -95,6 +102,9 @@ pub struct Report {
     pub messages: Messages,
     pub counts: Counts,
     pub faults: Faults,
+    pub slow: Option<Slow>,
+    pub gaps: Gaps,
+    pub returned: Option<Returned>,
     /// Cases of what went wrong, in words.
     pub examples: Vec<String>,
     pub window: Option<Window>,
@@ -109,8 +119,9 @@ impl Run {
     /// Describes a run before it begins.
     pub fn new(args: &RunArgs, plan: &Plan, threads: u16, begun_unix_s: u64) -> Self {
         let load = plan.load();
+        let largest_room = plan.sizes.first().copied().unwrap_or(0);
         Self {
-            name: args.scenario(),
+            name: args.name(),
             begun_unix_s,
             commit: output::commit(),
             url: args.url.to_string(),
@@ -119,7 +130,7 @@ impl Run {
             rate: args.rate.to_string(),
             rooms: args.rooms,
             distribution: args.distribution.to_string(),
-            largest_room: plan.sizes.first().copied().unwrap_or(0),
+            largest_room,
             ramp_per_s: args.ramp,
             warm_up_s: args.warm_up.as_secs_f64(),
             duration_s: args.duration.as_secs_f64(),
@@ -129,9 +140,13 @@ impl Run {
             window_sends: load.window_sends,
             window_deliveries: load.window_deliveries,
             delivery_p99_target_ns: match args.distribution {
+                _ if args.rooms == 1 && largest_room > 10_000 => 1_500_000_000,
+                _ if args.rooms == 1 => 150_000_000,
                 Distribution::Uniform => 20_000_000,
                 Distribution::Zipf(_) => 500_000_000,
             },
+            pairs_p99_target_ns: scenario::pairs_target_ns(&plan.shape.scenario, largest_room),
+            scenario: plan.shape.scenario,
         }
     }
 }
@@ -140,7 +155,8 @@ impl Report {
     /// Judges what was measured.
     pub fn new(run: Run, machine: Machine, measured: &Measured) -> Self {
         let generator_bottleneck = bottleneck(&measured.times);
-        let checks = checks(measured);
+        let mut checks = checks(measured);
+        checks.extend(scenario::checks(&run.scenario, measured));
         let verified = checks.iter().all(|check| check.holds);
         let not_offered = measured.times.send_delay.p99_ns() > GENERATOR_LAG_MAX_NS;
         let exit_code = match (measured.interrupted, verified, not_offered) {
@@ -157,6 +173,9 @@ impl Report {
         Self {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION"),
+            slow: measured.slow,
+            gaps: measured.gaps.clone(),
+            returned: Returned::new(&run.scenario, measured),
             run,
             machine,
             interrupted: measured.interrupted,
@@ -213,7 +232,7 @@ fn checks(measured: &Measured) -> Vec<Check> {
         ("messages under another seq than acked", m.misplaced),
         ("seqs that members disagree about", m.disputed),
     ];
-    let all = (m.acked, m.sent + c.unsent);
+    let all = (m.acked, m.sent - m.unacked_slow + c.unsent);
     let not = format!("{} refused, {} unanswered, {} not sent", group(m.refused), group(m.unacked), group(c.unsent));
     vec![
         none_of("loss", &loss),

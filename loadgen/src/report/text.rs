@@ -17,6 +17,7 @@ impl Display for Run {
         writeln!(f, "rooms    {}, sizes {distribution}, the largest has {largest} users", group((*rooms).into()))?;
         let sends = group(self.offered_sends_per_s.round() as u64);
         let deliveries = group(self.offered_deliveries_per_s.round() as u64);
+        write!(f, "{}", self.scenario)?;
         writeln!(f, "offered  {sends} messages/s in, {deliveries} deliveries/s out (every member gets every message)")?;
         writeln!(f, "phases   ramp {ramp_per_s}/s, warm-up {warm_up_s} s, measured {duration_s} s")
     }
@@ -95,6 +96,7 @@ impl Report {
             let target = self.run.delivery_p99_target_ns;
             writeln!(f, "  delivery p99 {} (target {}) {}", time(delivery), time(target), met(delivery <= target))?;
         }
+        self.write_scenario(f)?;
         writeln!(f)
     }
 
@@ -138,6 +140,11 @@ impl Report {
             }
             writeln!(f)?;
         }
+        if let Some((start, end)) = self.window.and_then(|w| w.server_rss_start_bytes.zip(w.server_rss_bytes)) {
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            let (from, to) = (mib(start), mib(end));
+            writeln!(f, "         {from:.1} MiB when the window began, {to:.1} when it ended: {:+.1}", to - from)?;
+        }
         writeln!(
             f,
             "sockets  {:.0} MiB of kernel memory at most, this whole machine",
@@ -162,6 +169,9 @@ fn delivery(series: &Series) -> Option<u64> {
 
 fn label(name: &str) -> &str {
     match name {
+        "delivery_pairs" => "  in rooms of two",
+        "delivery_storm" => "  in the storm",
+        "delivery_after" => "  after the storm",
         "delivery_from_send" => "  from actual send",
         "send_delay" => "send delay",
         "loop_lag" => "loop lag",
@@ -169,6 +179,6 @@ fn label(name: &str) -> &str {
     }
 }
 
-fn met(is_met: bool) -> &'static str {
+pub(super) fn met(is_met: bool) -> &'static str {
     if is_met { "✓" } else { "missed" }
 }
