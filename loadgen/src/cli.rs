@@ -105,6 +105,9 @@ pub struct RunArgs {
     /// Generator threads [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
+    /// Do not offer permessage-deflate
+    #[arg(long)]
+    pub no_deflate: bool,
     /// Source addresses, comma-separated [default: the system's choice; for a loopback target many 127.x.y.z]
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub source: Vec<IpAddr>,

@@ -5,20 +5,24 @@ use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use protocol::frame::{Incoming, Opcode, write_masked};
+use protocol::frame::Inflater;
 use protocol::handshake::{self, Response};
-use protocol::native::{Packed, Received};
+use protocol::native::Received;
 
 use crate::faults::Faults;
+use crate::frames::{Bytes, Frames};
 use crate::latency::Latencies;
 use crate::plan::{Agenda, Plan, Role};
-use crate::room::{Reference, Room};
+use crate::room::Room;
 use crate::user::{Phase, User};
 use crate::verify::Ledger;
 use crate::world::{Gauges, World};
 
 mod absence;
 mod chat;
+mod receive;
+
+use receive::Moment;
 
 /// Any mask is as good as another for a load tool's own traffic.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -59,10 +63,15 @@ pub struct Counts {
     pub republished: u64,
     /// Lines that joins asked for, and what those who came back had missed.
     pub backlog: u64,
+    /// Handshakes that agreed on permessage-deflate.
+    pub deflated: u64,
     /// Batches received, pieces of bytes received (about one for each send of the server), bytes.
     pub frames: u64,
     pub chunks: u64,
     pub bytes: u64,
+    /// Payloads of batches as sent and when they are not compressed, bytes.
+    pub batch_bytes: u64,
+    pub inflated_bytes: u64,
 }
 
 /// Some users of the plan.
@@ -96,8 +105,9 @@ pub struct Crowd<'w> {
     heads: HashMap<u32, Vec<u8>, foldhash::fast::FixedState>,
     /// Messages (or joins) to be sent again: (when, user's place, k).
     retries: BinaryHeap<Reverse<(u64, u32, u32)>>,
-    /// Frames received in this turn whose times are not recorded yet: (room, first seq).
-    frames_heard: Vec<(u32, u64)>,
+    frames: Frames,
+    moment: Moment,
+    inflater: Option<Inflater>,
     body: String,
 }
 
@@ -115,9 +125,18 @@ impl Counts {
         self.sent_late += other.sent_late;
         self.republished += other.republished;
         self.backlog += other.backlog;
+        self.deflated += other.deflated;
         self.frames += other.frames;
         self.chunks += other.chunks;
         self.bytes += other.bytes;
+        self.batch_bytes += other.batch_bytes;
+        self.inflated_bytes += other.inflated_bytes;
+    }
+
+    fn count_frame(&mut self, bytes: Bytes) {
+        self.frames += 1;
+        self.batch_bytes += u64::from(bytes.wire);
+        self.inflated_bytes += u64::from(bytes.inflated);
     }
 }
 
@@ -147,7 +166,9 @@ impl<'w> Crowd<'w> {
             sent_until_ns: 0,
             heads: HashMap::default(),
             retries: BinaryHeap::new(),
-            frames_heard: Vec::new(),
+            frames: Frames::default(),
+            moment: Moment::default(),
+            inflater: None,
             body: String::new(),
         }
     }
@@ -211,34 +232,15 @@ impl<'w> Crowd<'w> {
         let World { authority, path, target, .. } = self.world;
         let mut head = Vec::with_capacity(256);
         let key = self.world.handshake_key(self.number(place));
-        handshake::request(authority, path, target.subprotocol(), false, key, &mut head);
+        handshake::request(authority, path, target.subprotocol(), self.world.deflate, key, &mut head);
         self.users[place as usize].phase = Phase::Handshaking;
         self.actions.push(Action::Send(place, head));
-    }
-
-    /// Bytes came. `now_ns` is the time of this turn.
-    pub fn on_received(&mut self, place: u32, input: &mut [u8], now_ns: u64) {
-        self.counts.chunks += 1;
-        self.counts.bytes += input.len() as u64;
-        match self.users[place as usize].phase {
-            Phase::Handshaking => self.on_head(place, input, now_ns),
-            Phase::Joining | Phase::Joined => self.decode(place, input, now_ns),
-            Phase::Idle | Phase::Away | Phase::Connecting | Phase::Ended => {}
-        }
     }
 
     /// The connection is over.
     pub fn on_ended(&mut self, place: u32, error: Option<io::Error>) {
         let why = error.map_or_else(|| "without a close frame".to_owned(), |error| error.to_string());
         self.fail(place, format!("connection ended: {why}"));
-    }
-
-    /// Records the times of what was received in the turn that ends.
-    pub fn end_turn(&mut self, now_ns: u64) {
-        let t0_ns = self.world.t0_ns();
-        for (room, first) in self.frames_heard.drain(..) {
-            self.rooms[room as usize].record_frame(first, now_ns, &self.world.plan, t0_ns, &mut self.times);
-        }
     }
 
     fn on_head(&mut self, place: u32, input: &mut [u8], now_ns: u64) {
@@ -251,63 +253,24 @@ impl<'w> Crowd<'w> {
     }
 
     fn read_head(&mut self, place: u32, key: [u8; 16], input: &mut [u8], now_ns: u64) {
-        match handshake::read_response(input, key, false) {
+        match handshake::read_response(input, key, self.world.deflate) {
             Response::Partial => {
                 self.heads.insert(place, input.to_vec());
             }
             Response::Refused(why) => self.fail(place, format!("handshake: {why}")),
-            Response::Accepted { used, .. } => {
-                let user = &self.users[place as usize];
+            Response::Accepted { used, deflate } => {
+                let user = &mut self.users[place as usize];
                 self.times.connect.record(now_ns.saturating_sub(user.step_ns));
+                user.accept(deflate);
+                self.counts.deflated += u64::from(deflate);
                 self.say_hello(place, now_ns);
                 self.decode(place, &mut input[used..], now_ns);
             }
         }
     }
 
-    fn decode(&mut self, place: u32, input: &mut [u8], now_ns: u64) {
-        let mut decoder = self.users[place as usize].take_decoder();
-        let mut at = 0;
-        let outcome = loop {
-            match decoder.next(&mut input[at..]) {
-                Ok((_, None)) => break Ok(()),
-                Ok((used, Some(message))) => {
-                    at += used;
-                    self.on_message(place, &message, now_ns);
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        self.users[place as usize].decoder = decoder;
-        if let Err(error) = outcome {
-            self.fail(place, format!("the server broke the WebSocket protocol: {error}"));
-        }
-    }
-
-    fn on_message(&mut self, place: u32, message: &Incoming<'_>, now_ns: u64) {
-        match message {
-            Incoming::Binary(payload) => match self.world.target.read(payload) {
-                Ok((tag, event)) => self.on_event(place, tag, &event, now_ns),
-                Err(error) => self.fail(place, format!("unreadable event: {error}")),
-            },
-            Incoming::Ping(payload) => {
-                let mut pong = Vec::with_capacity(payload.len() + 14);
-                write_masked(Opcode::Pong, payload, MASK, &mut pong);
-                self.actions.push(Action::Send(place, pong));
-            }
-            Incoming::Pong(_) => {}
-            Incoming::Text(_) => self.fail(place, "a text message from a binary dialect".to_owned()),
-            Incoming::Deflated { .. } => self.fail(place, "a compressed message that was not agreed".to_owned()),
-            Incoming::Close { code, reason } => {
-                let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
-                self.fail(place, format!("closed by the server: {code} {reason}"));
-            }
-        }
-    }
-
     fn on_event(&mut self, place: u32, tag: u32, event: &Received<'_>, now_ns: u64) {
         match *event {
-            Received::Batch { room, ref messages } => self.on_batch(place, room, messages, now_ns),
             Received::Acked { seq, .. } => self.on_acked(place, tag, seq, now_ns),
             Received::Joined { epoch, from, head, recovered, .. } => {
                 self.on_joined(place, Joined { epoch, from, head, recovered }, now_ns);
@@ -321,7 +284,7 @@ impl<'w> Crowd<'w> {
             }
             Received::GoingAway { reason, .. } => self.faults.count(format!("the server goes away: {reason}")),
             Received::Connected { .. } | Received::Pong => {}
-            Received::History { .. } | Received::Left { .. } => {
+            Received::Batch { .. } | Received::History { .. } | Received::Left { .. } => {
                 self.faults.count("a reply to a command that was not sent".to_owned());
             }
         }
@@ -346,31 +309,6 @@ impl<'w> Crowd<'w> {
         user.next_seq = joined.from + 1;
         self.rooms[user.room as usize].on_join(joined.from);
         self.counts.joined += 1;
-    }
-
-    fn on_batch(&mut self, place: u32, room: &str, batch: &Packed<'_>, now_ns: u64) {
-        self.counts.frames += 1;
-        let number = self.number(place);
-        let user = &mut self.users[place as usize];
-        if user.phase != Phase::Joined || room != self.world.room_names[user.room as usize] {
-            return self.faults.count(format!("a batch of {room:?}, where the user is not"));
-        }
-        let World { plan, sends, .. } = self.world;
-        let t0_ns = self.world.t0_ns();
-        let log = &mut self.rooms[user.room as usize];
-        let known = match log.check(batch, &Reference { plan, sends }) {
-            Ok(known) => known,
-            Err(error) => return self.faults.count(format!("unreadable batch: {error}")),
-        };
-        let fresh = self.ledger.on_batch(number, &mut user.next_seq, batch.first_seq, batch.count);
-        if user.returns {
-            return self.on_progress(place, now_ns);
-        }
-        if !known || fresh.end - fresh.start < u64::from(batch.count) {
-            log.record(fresh, now_ns, plan, t0_ns, &mut self.times);
-        } else if log.count_receiver(batch.first_seq) {
-            self.frames_heard.push((user.room, batch.first_seq));
-        }
     }
 
     /// Ends a user for good, for a reason that is a fault.

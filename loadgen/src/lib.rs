@@ -9,6 +9,7 @@ pub mod cli;
 pub mod crowd;
 pub mod dice;
 pub mod faults;
+pub mod frames;
 pub mod gaps;
 pub mod latency;
 pub mod machine;
@@ -104,6 +105,7 @@ pub fn run(mut args: RunArgs) -> Result<u8, Error> {
         ramp: args.ramp,
         threads,
         ring_sockets: fit.ring_sockets,
+        deflate: !args.no_deflate,
     };
     let world = World::new(plan, route, format!("{:x}", begun.as_millis()));
     let settings = run::Settings { drain: args.drain, server_pid: args.server_pid };

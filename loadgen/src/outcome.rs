@@ -29,7 +29,8 @@ pub struct Outcome {
 
 impl Outcome {
     /// What a crowd saw.
-    pub fn of(crowd: Crowd<'_>) -> Self {
+    pub fn of(mut crowd: Crowd<'_>) -> Self {
+        crowd.record_heard();
         let plan = crowd.plan();
         let missing = crowd.ledger.examples().take(EXAMPLES_MAX);
         let missing = missing.map(|(user, seqs)| Missing { room: plan.room_of(user), user, seqs }).collect();

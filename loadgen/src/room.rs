@@ -1,15 +1,14 @@
 //! What one thread's members of a room received, by seq: unpacked and checked once, then shared by all of them.
 //!
-//! The first member that gets a frame unpacks it, compares every body with the text that was generated for it, and
-//! notes a hash of the frame. Whoever gets the same bytes again only compares the hash; whoever gets other bytes for the
-//! same seqs unpacks them again. So every member's every body is checked, and a frame costs a member O(1).
+//! The first copy of a frame is unpacked, and every body compared with the text that was generated for it; the frame is
+//! then known ([`crate::frames`]). Whoever gets other bytes for the same seqs has them unpacked again.
 
-use std::hash::BuildHasher;
 use std::ops::Range;
 
 use protocol::native::Packed;
 use protocol::{Content, Message};
 
+use crate::frames::Number;
 use crate::latency::Latencies;
 use crate::plan::Plan;
 use crate::sends::Sends;
@@ -36,10 +35,8 @@ pub struct Entry {
     pub k: u32,
     intended_ns: u64,
     sent_ns: u64,
-    /// The frame that starts here: messages, hash of its bytes, members that got it in this turn.
-    frame_count: u32,
-    frame_hash: u32,
-    frame_receivers: u32,
+    /// The last known frame that starts here.
+    frame: Option<Number>,
 }
 
 /// What is known of a seq.
@@ -61,9 +58,7 @@ const UNSEEN: Entry = Entry {
     k: 0,
     intended_ns: 0,
     sent_ns: 0,
-    frame_count: 0,
-    frame_hash: 0,
-    frame_receivers: 0,
+    frame: None,
 };
 
 /// Read-only things that checking a message needs.
@@ -100,54 +95,43 @@ impl Room {
         (first..).zip(&self.entries).filter(|(_, entry)| entry.state != State::Unseen)
     }
 
-    /// Checks a batch's contents. True when it is a frame that this thread knows byte for byte, so that its receipt can
-    /// be counted with [`Room::count_receiver`].
-    pub fn check(&mut self, batch: &Packed<'_>, reference: &Reference<'_>) -> Result<bool, Refused> {
+    /// Checks a batch's contents.
+    pub fn check(&mut self, batch: &Packed<'_>, reference: &Reference<'_>) -> Result<(), Refused> {
         let at = self.reserve(batch, reference.plan)?;
-        let hash = foldhash::fast::FixedState::default().hash_one(batch.bytes) as u32;
-        let head = &self.entries[at];
-        if head.frame_count == batch.count && head.frame_hash == hash {
-            return Ok(true);
+        self.unpack(at, batch, reference)
+    }
+
+    /// The last known frame that starts with this seq.
+    pub fn frame_at(&self, seq: u64) -> Option<Number> {
+        let at = seq.checked_sub(self.base.unwrap_or(0) + 1)?;
+        self.entries.get(at as usize)?.frame
+    }
+
+    /// Notes a known frame that starts with this seq, which has been checked.
+    pub fn set_frame(&mut self, seq: u64, frame: Number) {
+        let at = self.at(seq);
+        self.entries[at].frame = Some(frame);
+    }
+
+    /// Records the times of `seqs`, which have been checked, for `receivers` members.
+    pub fn record(
+        &self,
+        seqs: Range<u64>,
+        receivers: u32,
+        now_ns: u64,
+        plan: &Plan,
+        t0_ns: u64,
+        times: &mut Latencies,
+    ) {
+        if seqs.is_empty() {
+            return;
         }
-        self.unpack(at, batch, reference)?;
-        let head = &mut self.entries[at];
-        if head.frame_count == 0 {
-            (head.frame_count, head.frame_hash) = (batch.count, hash);
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// Notes that one more member received the known frame that starts at `first`, in this turn. True when it is the
-    /// first one: the caller then owes a [`Room::record_frame`].
-    pub fn count_receiver(&mut self, first: u64) -> bool {
-        let at = self.at(first);
-        let head = &mut self.entries[at];
-        head.frame_receivers += 1;
-        head.frame_receivers == 1
-    }
-
-    /// Records the times of the frame that starts at `first` for all members that received it in this turn.
-    pub fn record_frame(&mut self, first: u64, now_ns: u64, plan: &Plan, t0_ns: u64, times: &mut Latencies) {
-        let at = self.at(first);
-        let receivers = std::mem::take(&mut self.entries[at].frame_receivers);
-        let range = at..at + self.entries[at].frame_count as usize;
-        self.record_entries(range, receivers, now_ns, plan, t0_ns, times);
-    }
-
-    /// Records the times of `seqs`, which are known, for one member.
-    pub fn record(&self, seqs: Range<u64>, now_ns: u64, plan: &Plan, t0_ns: u64, times: &mut Latencies) {
-        if !seqs.is_empty() {
-            self.record_entries(self.at(seqs.start)..self.at(seqs.end), 1, now_ns, plan, t0_ns, times);
-        }
-    }
-
-    fn record_entries(&self, range: Range<usize>, n: u32, now_ns: u64, plan: &Plan, t0_ns: u64, times: &mut Latencies) {
-        for entry in &self.entries[range] {
+        let n = u64::from(receivers);
+        for entry in &self.entries[self.at(seqs.start)..self.at(seqs.end)] {
             if entry.state == State::Ours && plan.is_measured(entry.intended_ns) {
                 let delivery = times.of_delivery(entry.intended_ns, plan.is_pair(self.index));
-                delivery.record_n(now_ns.saturating_sub(t0_ns + entry.intended_ns), u64::from(n));
-                times.delivery_from_send.record_n(now_ns.saturating_sub(entry.sent_ns), u64::from(n));
+                delivery.record_n(now_ns.saturating_sub(t0_ns + entry.intended_ns), n);
+                times.delivery_from_send.record_n(now_ns.saturating_sub(entry.sent_ns), n);
             }
         }
     }

@@ -133,7 +133,6 @@ impl<'w> Readers<'w> {
                 _ => self.read(place, share, now_ns),
             }
         }
-        self.crowd.end_turn(now_ns);
     }
 
     /// Reads at most `left` bytes of what has come.

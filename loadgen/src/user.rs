@@ -4,7 +4,7 @@ use protocol::frame::{Decoder, Role};
 use uring::Socket;
 
 /// Larger messages of the server are refused, bytes.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct User {
     pub phase: Phase,
     /// It has dropped out once: it joins where it left off, and is verified but not timed any more.
     pub returns: bool,
+    /// The server may compress what it sends.
+    pub deflate: bool,
     pub room: u32,
     /// Messages sent and not answered.
     pub in_flight: u32,
@@ -52,12 +54,20 @@ impl User {
             ring: 0,
             phase: Phase::Idle,
             returns: false,
+            deflate: false,
             room,
             in_flight: 0,
             next_seq: 1,
             step_ns: 0,
             decoder: Decoder::new(Role::Client, MESSAGE_BYTES_MAX),
         }
+    }
+
+    /// The handshake is over: from now on the server may compress what it sends, or not.
+    pub fn accept(&mut self, deflate: bool) {
+        let decoder = Decoder::new(Role::Client, MESSAGE_BYTES_MAX);
+        self.decoder = if deflate { decoder.with_deflate() } else { decoder };
+        self.deflate = deflate;
     }
 
     /// Takes the decoder out while its output is being handled.

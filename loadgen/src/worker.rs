@@ -154,17 +154,13 @@ impl<'w> Worker<'w> {
         }
     }
 
-    /// Enters the kernel once for one ring and takes what completed. The time of receipt is read once, after the
-    /// kernel returned: before that nobody here could have seen the bytes.
+    /// Enters the kernel for one ring and takes what completed. The time of a receipt is read after the kernel gave it
+    /// away: before that nobody here could have seen the bytes.
     fn reap(&mut self, ring: usize) {
         let Self { world, rings, seats, crowd, sent, writable, unsubmitted, .. } = self;
         let seats = &seats[ring];
         unsubmitted[ring] = false;
-        let mut now_ns = 0;
         rings[ring].turn(|event| {
-            if now_ns == 0 {
-                now_ns = world.now_ns();
-            }
             let seat = |users: &[User], socket: Socket| {
                 let place = seats[usize::from(socket.slot)];
                 users.get(place as usize).is_some_and(|user| user.socket == socket).then_some(place)
@@ -172,7 +168,7 @@ impl<'w> Worker<'w> {
             match event {
                 Event::Received(socket, bytes) => {
                     if let Some(place) = seat(&crowd.users, socket) {
-                        crowd.on_received(place, bytes, now_ns);
+                        crowd.on_received(place, bytes, world.now_ns());
                     }
                 }
                 Event::Sent(socket, outcome) => sent.extend(seat(&crowd.users, socket).map(|place| (place, outcome))),
@@ -190,7 +186,6 @@ impl<'w> Worker<'w> {
                 Event::Closed(_) | Event::Accepted(_) | Event::AcceptFailed(_) => {}
             }
         });
-        crowd.end_turn(now_ns);
     }
 
     /// Goes on with the sends that completed.

@@ -77,6 +77,8 @@ pub struct World {
     pub ramp: u32,
     /// Sockets of one ring.
     pub ring_sockets: u16,
+    /// Whether permessage-deflate is offered.
+    pub deflate: bool,
     /// Makes idempotency keys differ between runs against one store.
     pub run_id: String,
     pub room_names: Vec<String>,
@@ -102,6 +104,7 @@ pub struct Route {
     pub ramp: u32,
     pub threads: u16,
     pub ring_sockets: u16,
+    pub deflate: bool,
 }
 
 impl World {
@@ -123,6 +126,7 @@ impl World {
             users_per_source: route.users_per_source,
             ramp: route.ramp,
             ring_sockets: route.ring_sockets,
+            deflate: route.deflate,
             run_id,
             threads,
             gauges: (0..threads + slow_threads).map(|_| gauges()).collect(),

@@ -46,7 +46,7 @@ impl Crowd<'_> {
     /// A user that came back got something: notes when it has everything.
     pub(super) fn on_progress(&mut self, place: u32, now_ns: u64) {
         let user = &self.users[place as usize];
-        if self.catching_up.get(&place).is_some_and(|&acked| user.next_seq > acked) {
+        if user.returns && self.catching_up.get(&place).is_some_and(|&acked| user.next_seq > acked) {
             self.catching_up.remove(&place);
             self.away -= 1;
             self.counts.caught_up += 1;

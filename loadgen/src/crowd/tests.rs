@@ -1,5 +1,5 @@
 use protocol::command::Command;
-use protocol::frame::{Decoder, Role, write};
+use protocol::frame::{Decoder, Incoming, Opcode, Role, write};
 use protocol::{Content, Dialect, ErrorCode, Event, Message};
 
 use super::*;
@@ -20,7 +20,7 @@ fn world() -> World {
     let url = Url::parse("ws://127.0.0.1:1/native").expect("it is valid");
     let address = ([127, 0, 0, 1], 1).into();
     let (sources, users_per_source) = (Vec::new(), 1);
-    let route = Route { url, address, sources, users_per_source, ramp: 1, threads: 1, ring_sockets: 8 };
+    let route = Route { url, address, sources, users_per_source, ramp: 1, threads: 1, ring_sockets: 8, deflate: true };
     World::new(Plan::new(shape), route, "test".to_owned())
 }
 
@@ -153,7 +153,7 @@ fn a_faultless_server_leaves_nothing_to_complain_about() {
         deliver(&mut crowd, place, 1, &lines[..4]);
         deliver(&mut crowd, place, 5, &lines[4..]);
     }
-    crowd.end_turn(5 * SECOND);
+    crowd.record_heard();
     assert_eq!((crowd.outstanding(), crowd.behind()), (0, 0));
     assert_eq!((crowd.times.delivery.count(), crowd.times.ack.count()), (18, 6));
     crowd.settle();
@@ -171,7 +171,7 @@ fn members_that_get_the_same_messages_in_other_frames_are_checked_and_timed_as_w
     (1..7).for_each(|seq| deliver(&mut crowd, 1, seq as u64, &lines[seq - 1..seq]));
     deliver(&mut crowd, 2, 1, &lines[..3]);
     deliver(&mut crowd, 2, 4, &lines[3..]);
-    crowd.end_turn(5 * SECOND);
+    crowd.record_heard();
     crowd.settle();
     assert_eq!(crowd.times.delivery.count(), 18);
     let (deliveries, messages) = audited(&world, crowd);

@@ -115,9 +115,8 @@ impl Decoder {
             .map_or(0, |partial| partial.head.capacity() + partial.message.capacity() + partial.control.capacity())
     }
 
-    /// Whether the decoder owns nothing on the heap.
-    #[cfg(test)]
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether nothing is half-way, so that the next byte begins a frame and a message. Owns nothing on the heap then.
+    pub fn is_idle(&self) -> bool {
         self.partial.is_none()
     }
 
