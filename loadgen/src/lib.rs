@@ -5,6 +5,7 @@
 //! [`report`] tells the result.
 
 pub mod audit;
+pub mod buffers;
 pub mod cli;
 pub mod crowd;
 pub mod dice;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use uring::{Config, Event, Ring, Segment, SetupError, Socket, Wake};
 
+use crate::buffers;
 use crate::crowd::{Action, Crowd};
 use crate::outcome::Outcome;
 use crate::ramp::Ramp;
@@ -16,11 +17,6 @@ use crate::world::{Gauges, Phase, World};
 
 /// Users of one thread that drop out in one turn.
 const DROPS_MAX: usize = 512;
-/// Receive memory of a thread, shared out over its rings, bytes.
-const RECV_BYTES: usize = 16 << 20;
-/// Small ones, for there should be one for each socket that gets something between two turns.
-const RECV_BUFFER_BYTES: u32 = 8 << 10;
-const RECV_BUFFERS_MIN: usize = 16;
 /// How long the loop rests when there is nothing to submit. Meanwhile what arrives wakes nobody: a wake-up for every
 /// few frames would cost the machine more than the frames, on the server's side too. It adds at most this to a time.
 const REST_MAX: Duration = Duration::from_micros(500);
@@ -73,11 +69,11 @@ impl<'w> Worker<'w> {
         let crowd = Crowd::new(world, world.users_of(index as usize));
         let wake = Wake::new()?;
         let rings_needed = crowd.users.len().div_ceil(usize::from(world.ring_sockets)).max(1);
-        let buffers = (RECV_BYTES / RECV_BUFFER_BYTES as usize / rings_needed).max(RECV_BUFFERS_MIN);
+        let (recv_buffers, recv_buffer_bytes) = buffers::of_ring(&world.plan, world.deflate, rings_needed);
         let config = Config {
             sockets: usize::from(world.ring_sockets).min(crowd.users.len().max(1)) as u16,
-            recv_buffers: (buffers as u16 / 2 + 1).next_power_of_two(),
-            recv_buffer_bytes: RECV_BUFFER_BYTES,
+            recv_buffers,
+            recv_buffer_bytes,
             queue_entries: 1_024,
         };
         let mut rings = (0..rings_needed).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
