@@ -1,11 +1,13 @@
 """Passes when an Autobahn report holds exactly the expected cases with exactly the expected results.
 
-    gate.py EXPECTED.json REPORT/index.json GROUP…
+    gate.py EXPECTED.json REPORT/index.json CASES…
 
-EXPECTED.json: `groups` has the number of cases of each group; `informational` the cases that the suite itself does not
-judge; `exceptions` maps a case to {"behavior": …, "behaviorClose": …, "reason": …}. An exception that no longer applies fails too.
+CASES is a group (12), a pattern (12.*.4) or a case (12.4.18). EXPECTED.json: `cases` has the number of cases of each;
+`informational` the cases that the suite itself does not judge; `exceptions` maps a case, or the first two numbers of
+several, to {"behavior": …, "behaviorClose": …, "reason": …}. An exception that no longer applies fails too.
 """
 
+import fnmatch
 import json
 import pathlib
 import sys
@@ -15,10 +17,16 @@ def case_order(case):
     return [int(number) for number in case.split(".")]
 
 
+def count_of(wanted, results):
+    pattern = wanted if "." in wanted else f"{wanted}.*"
+    return len(fnmatch.filter(results, pattern))
+
+
 def problem_of(case, result, expected):
     """One line on what is wrong with a case's result, or None."""
     found = (result["behavior"], result["behaviorClose"])
-    exception = expected["exceptions"].get(case)
+    exceptions = expected["exceptions"]
+    exception = exceptions.get(case) or exceptions.get(case.rpartition(".")[0])
     if exception:
         excused = (exception["behavior"], exception["behaviorClose"])
         return None if found == excused else f"{case}: excused as {excused}, but is {found}: correct the list of exceptions"
@@ -30,15 +38,15 @@ def problem_of(case, result, expected):
     return None
 
 
-def problems(expected, results, groups):
-    """Every way in which the results of these groups differ from what is expected."""
+def problems(expected, results, asked):
+    """Every way in which the results of what was asked for differ from what is expected."""
     found = []
-    for group in groups:
-        count = sum(case.startswith(f"{group}.") for case in results)
-        if count != expected["groups"][group]:
-            found.append(f"group {group}: {count} cases ran, not {expected['groups'][group]}")
-    listed = [*expected["informational"], *expected["exceptions"]]
-    missing = {case for case in listed if case.split(".")[0] in groups} - results.keys()
+    for wanted in asked:
+        count = count_of(wanted, results)
+        if count != expected["cases"][wanted]:
+            found.append(f"{wanted}: {count} cases ran, not {expected['cases'][wanted]}")
+    listed = [case for case in [*expected["informational"], *expected["exceptions"]] if case.split(".")[0] in asked]
+    missing = [case for case in listed if case not in results and not count_of(f"{case}.*", results)]
     found += [f"{case}: listed, but it did not run" for case in sorted(missing, key=case_order)]
     for case in sorted(results, key=case_order):
         found.append(problem_of(case, results[case], expected))
