@@ -16,8 +16,8 @@ const WORTH_PER_S: f64 = 0.45;
 const AT_ONCE_SHARE: f64 = 0.1;
 /// A room whose frames cost fewer visits per second than this on any core is cut without delay.
 pub const CUT_AT_ONCE_VISITS_PER_S: f64 = 1_000.0;
-/// A larger room is cut this often in a period.
-const CUTS_PER_PERIOD: u64 = 16;
+/// A larger room is cut this often in a period: longer frames deflate better, and each adds its length to a delivery.
+const CUTS_PER_PERIOD: u64 = 8;
 /// Members visited in one chunk; between two chunks the core does other work.
 pub const CHUNK_VISITS: u64 = 128;
 
