@@ -17,6 +17,10 @@ demo *flags:
 demo-equal *flags:
     @tools/demo demo-equal --clamp --distribution uniform "$@"
 
+# How one room's cost grows: runs with 1,000, 5,000, 20,000 and 70,000 viewers (or `./just growth 500 2000`), a table, a plot
+growth *viewers:
+    @tools/growth "$@"
+
 # Every check there is: lint, unit, property and simulation tests, real processes, conformance
 test: lint && conformance centrifuge
     @tools/need strace
