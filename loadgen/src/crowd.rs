@@ -210,6 +210,8 @@ impl<'w> Crowd<'w> {
             (&gauges.chunks, self.counts.chunks),
             (&gauges.frames, self.counts.frames),
             (&gauges.bytes, self.counts.bytes),
+            (&gauges.batch_bytes, self.counts.batch_bytes),
+            (&gauges.inflated_bytes, self.counts.inflated_bytes),
             (&gauges.outstanding, self.outstanding()),
             (&gauges.away, self.away),
         ] {

@@ -91,6 +91,11 @@ pub fn tcp_memory_bytes() -> u64 {
     pages.unwrap_or(0) * PAGE_BYTES
 }
 
+/// The kernel's memory for its own objects (sockets, files, …) of this machine that it cannot give back, bytes.
+pub fn slab_bytes() -> u64 {
+    meminfo("SUnreclaim")
+}
+
 /// What the process has used so far; `None` when there is no such process.
 pub fn usage(pid: Option<u32>) -> Option<Usage> {
     let dir = Path::new("/proc").join(pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string()));

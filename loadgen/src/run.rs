@@ -62,7 +62,9 @@ pub struct Measured {
     /// Growth of the server's memory per joined connection, bytes.
     pub server_bytes_per_connection: Option<f64>,
     pub server_rss_max_bytes: Option<u64>,
+    /// Of the kernel's memory: TCP's buffers, and how much the slab grew since before the ramp.
     pub tcp_memory_max_bytes: u64,
+    pub slab_growth_max_bytes: u64,
     pub ramp_s: f64,
     pub drain_s: f64,
 }
@@ -74,13 +76,13 @@ pub fn run(
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Measured, Error> {
+    let watch = Watch::new(settings.server_pid);
     thread::scope(|scope| {
         let threads = 0..world.threads as u32;
         let mut workers: Vec<_> = threads.map(|index| scope.spawn(move || worker::run(world, index))).collect();
         if world.plan.shape.scenario.has_slow_readers() {
             workers.push(scope.spawn(|| Ok(slow::run(world))));
         }
-        let watch = Watch::new(settings.server_pid);
         let mut run = Run { world, settings, interrupted, progress, workers, watch };
         let outcome = run.phases();
         run.progress.finish();
@@ -272,6 +274,7 @@ impl Run<'_, '_> {
             server_bytes_per_connection: self.watch.bytes_per_connection(),
             server_rss_max_bytes: self.watch.server_rss_max_bytes,
             tcp_memory_max_bytes: self.watch.tcp_memory_max_bytes,
+            slab_growth_max_bytes: self.watch.slab_growth_max_bytes,
             ramp_s: course.ramp_s,
             drain_s: course.drain_s,
         })

@@ -42,6 +42,8 @@ pub struct Gauges {
     pub chunks: AtomicU64,
     pub frames: AtomicU64,
     pub bytes: AtomicU64,
+    pub batch_bytes: AtomicU64,
+    pub inflated_bytes: AtomicU64,
     /// Messages not sent yet or sent and not answered.
     pub outstanding: AtomicU64,
     /// Users that are to drop out, or have and do not have everything again.

@@ -1,10 +1,14 @@
 //! The result as one value: serialized it is the JSON, displayed it is the text.
 
 mod scenario;
+mod targets;
 mod text;
+mod throughput;
 
 pub use scenario::Returned;
+pub use targets::Targets;
 pub use text::Findings;
+pub use throughput::{Deflate, Throughput};
 
 use crate::audit::Messages;
 use crate::cli::RunArgs;
@@ -14,14 +18,14 @@ use crate::gaps::Gaps;
 use crate::latency::{Latencies, Summary};
 use crate::machine::Machine;
 use crate::output;
-use crate::plan::{Distribution, Plan};
+use crate::plan::Plan;
 use crate::run::{Measured, Window};
 use crate::scenario::Scenario;
 use crate::slow::Slow;
 use crate::verify::Deliveries;
 
 /// Raised when a field changes its meaning or goes away.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 /// A generator whose sends were later, or whose loop was busy longer, than this at p99 was the bottleneck.
 const GENERATOR_LAG_MAX_NS: u64 = 100_000_000;
 
@@ -43,13 +47,14 @@ pub struct Run {
     pub warm_up_s: f64,
     pub duration_s: f64,
     pub threads: u16,
+    /// Whether permessage-deflate was offered.
+    pub deflate_offered: bool,
     pub offered_sends_per_s: f64,
     pub offered_deliveries_per_s: f64,
     /// Messages intended for the measured window, and their deliveries.
     pub window_sends: u64,
     pub window_deliveries: u64,
-    /// The target of the delivery's p99 for this kind of rooms, nanoseconds.
-    pub delivery_p99_target_ns: u64,
+    pub targets: Targets,
     pub pairs_p99_target_ns: Option<u64>,
     pub scenario: Scenario,
 }
@@ -83,7 +88,9 @@ pub struct Server {
     pub cpu_us_per_send: Option<f64>,
     pub rss_max_bytes: Option<u64>,
     pub bytes_per_connection: Option<f64>,
+    /// Of the kernel, for this whole machine: TCP's buffers, and how much its slab grew since before the ramp.
     pub tcp_memory_max_bytes: u64,
+    pub slab_growth_max_bytes: u64,
 }
 
 /// Everything there is to say about a run.
@@ -108,6 +115,8 @@ pub struct Report {
     /// Cases of what went wrong, in words.
     pub examples: Vec<String>,
     pub window: Option<Window>,
+    pub throughput: Option<Throughput>,
+    pub deflate: Deflate,
     pub server: Server,
     pub generator_cpu_cores: Option<f64>,
     pub ramp_s: f64,
@@ -135,16 +144,12 @@ impl Run {
             warm_up_s: args.warm_up.as_secs_f64(),
             duration_s: args.duration.as_secs_f64(),
             threads,
+            deflate_offered: !args.no_deflate,
             offered_sends_per_s: load.sends_per_s,
             offered_deliveries_per_s: load.deliveries_per_s,
             window_sends: load.window_sends,
             window_deliveries: load.window_deliveries,
-            delivery_p99_target_ns: match args.distribution {
-                _ if args.rooms == 1 && largest_room > 10_000 => 1_500_000_000,
-                _ if args.rooms == 1 => 150_000_000,
-                Distribution::Uniform => 20_000_000,
-                Distribution::Zipf(_) => 500_000_000,
-            },
+            targets: Targets::of(args.distribution, args.rooms, largest_room),
             pairs_p99_target_ns: scenario::pairs_target_ns(&plan.shape.scenario, largest_room),
             scenario: plan.shape.scenario,
         }
@@ -154,6 +159,7 @@ impl Run {
 impl Report {
     /// Judges what was measured.
     pub fn new(run: Run, machine: Machine, measured: &Measured) -> Self {
+        let deflate_offered = run.deflate_offered;
         let generator_bottleneck = bottleneck(&measured.times);
         let mut checks = checks(measured);
         checks.extend(scenario::checks(&run.scenario, measured));
@@ -188,6 +194,12 @@ impl Report {
             faults: measured.faults.clone(),
             examples,
             window: measured.window,
+            throughput: measured.window.as_ref().map(Throughput::new),
+            deflate: Deflate {
+                offered: deflate_offered,
+                agreed: measured.counts.deflated,
+                connections: measured.times.connect.count(),
+            },
             server: server(measured),
             generator_cpu_cores: measured.window.map(|window| window.generator_cpu_s / window.seconds),
             ramp_s: measured.ramp_s,
@@ -266,6 +278,7 @@ fn server(measured: &Measured) -> Server {
         rss_max_bytes: measured.server_rss_max_bytes,
         bytes_per_connection: measured.server_bytes_per_connection,
         tcp_memory_max_bytes: measured.tcp_memory_max_bytes,
+        slab_growth_max_bytes: measured.slab_growth_max_bytes,
     }
 }
 

@@ -10,7 +10,7 @@ const MEMORY_FROM_USERS: u64 = 10_000;
 const MEMORY_TO_USERS: u64 = 60_000;
 
 /// What happened between two moments.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Window {
     pub seconds: f64,
     pub sent: u64,
@@ -18,6 +18,9 @@ pub struct Window {
     pub frames: u64,
     pub chunks: u64,
     pub bytes: u64,
+    /// Payloads of batches as sent, and when they are not compressed.
+    pub batch_bytes: u64,
+    pub inflated_bytes: u64,
     pub generator_cpu_s: f64,
     pub server_cpu_s: Option<f64>,
     /// At the window's start and end.
@@ -33,25 +36,29 @@ pub struct Watch {
     memory_to: Option<(u64, u64)>,
     pub server_rss_max_bytes: Option<u64>,
     pub tcp_memory_max_bytes: u64,
+    slab_before_bytes: u64,
+    pub slab_growth_max_bytes: u64,
 }
 
 /// Totals at one moment.
 pub struct Totals {
     at_ns: u64,
-    counts: [u64; 5],
+    counts: [u64; 7],
     generator: Usage,
     server: Option<Usage>,
 }
 
 impl Watch {
-    /// Watches the server's process, if it is one of this machine.
+    /// Watches the server's process, if it is one of this machine. Made before the ramp, so that growth counts from there.
     pub fn new(server: Option<u32>) -> Self {
-        Self { server, ..Self::default() }
+        Self { server, slab_before_bytes: machine::slab_bytes(), ..Self::default() }
     }
 
     /// Looks now.
     pub fn look(&mut self) {
         self.tcp_memory_max_bytes = self.tcp_memory_max_bytes.max(machine::tcp_memory_bytes());
+        let slab_growth_bytes = machine::slab_bytes().saturating_sub(self.slab_before_bytes);
+        self.slab_growth_max_bytes = self.slab_growth_max_bytes.max(slab_growth_bytes);
         self.server_rss_max_bytes = self.server_rss_max_bytes.max(self.usage().map(|usage| usage.rss_bytes));
     }
 
@@ -80,6 +87,8 @@ impl Watch {
             total(|gauges| &gauges.frames),
             total(|gauges| &gauges.chunks),
             total(|gauges| &gauges.bytes),
+            total(|gauges| &gauges.batch_bytes),
+            total(|gauges| &gauges.inflated_bytes),
         ];
         let generator = machine::usage(None).unwrap_or_default();
         Totals { at_ns: world.now_ns(), counts, generator, server: self.usage() }
@@ -92,7 +101,8 @@ impl Watch {
 
 /// What happened between two moments.
 pub fn window(start: &Totals, end: &Totals) -> Window {
-    let [sent, delivered, frames, chunks, bytes] = std::array::from_fn(|nth| end.counts[nth] - start.counts[nth]);
+    let [sent, delivered, frames, chunks, bytes, batch_bytes, inflated_bytes] =
+        std::array::from_fn(|nth| end.counts[nth] - start.counts[nth]);
     Window {
         seconds: (end.at_ns - start.at_ns) as f64 / 1e9,
         sent,
@@ -100,6 +110,8 @@ pub fn window(start: &Totals, end: &Totals) -> Window {
         frames,
         chunks,
         bytes,
+        batch_bytes,
+        inflated_bytes,
         generator_cpu_s: end.generator.cpu_s - start.generator.cpu_s,
         server_cpu_s: end.server.zip(start.server).map(|(end, start)| end.cpu_s - start.cpu_s),
         server_rss_start_bytes: start.server.map(|usage| usage.rss_bytes),
