@@ -254,7 +254,7 @@ impl Run<'_, '_> {
             logs.push(outcome.rooms);
         }
         let course = course.map_err(|error| error.because(&faults))?;
-        let (gaps, log) = gaps::fetch(self.world, left_out, course.complete);
+        let (gaps, log) = gaps::fetch(self.world, &left_out, course.complete);
         logs.extend(log);
         let storm = self.world.storm().filter(|storm| storm.end < u64::MAX);
         let audit = audit::audit(&self.world.plan, &self.world.sends, &logs);

@@ -195,7 +195,9 @@ impl<'w> Readers<'w> {
         let (mut heard, mut quiet) = (self.crowd.counts.bytes, 0);
         while Duration::from_millis(20) * quiet < QUIET {
             let now_ns = self.world.now_ns();
-            stalled.iter().for_each(|&place| self.read(place, usize::MAX, now_ns));
+            for &place in &stalled {
+                self.read(place, usize::MAX, now_ns);
+            }
             self.perform();
             thread::sleep(Duration::from_millis(20));
             quiet = if self.crowd.counts.bytes == heard { quiet + 1 } else { 0 };
@@ -233,9 +235,9 @@ impl<'w> Readers<'w> {
         self.found.skipped = std::mem::take(&mut outcome.deliveries.skipped);
         self.found.unsent = std::mem::take(&mut outcome.counts.unsent);
         // What they receive late is late by their own doing.
-        let Latencies { connect, join, send_delay, .. } = outcome.times;
+        let Latencies { send_delay, connect, join, .. } = outcome.times;
         Outcome {
-            times: Latencies { connect, join, send_delay, ..Latencies::default() },
+            times: Latencies { send_delay, connect, join, ..Latencies::default() },
             slow: Some(self.found),
             ..outcome
         }

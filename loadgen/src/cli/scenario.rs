@@ -157,7 +157,9 @@ mod tests {
         ] {
             let error = run(args).expect_err("it is not valid");
             assert_eq!(error.lines().count(), 1, "{error}");
-            words.iter().for_each(|word| assert!(error.contains(word), "{error} names {word}"));
+            for word in words {
+                assert!(error.contains(word), "{error} names {word}");
+            }
         }
         for (args, words) in [
             (&["--pairs", "6", "--users", "11"][..], &["--pairs 6", "12", "11"][..]),
@@ -167,7 +169,9 @@ mod tests {
         ] {
             let error = run(args).expect("each flag is valid").check().expect_err("together they are not");
             assert_eq!(error.lines().count(), 1, "{error}");
-            words.iter().for_each(|word| assert!(error.contains(word), "{error} names {word}"));
+            for word in words {
+                assert!(error.contains(word), "{error} names {word}");
+            }
         }
     }
 }

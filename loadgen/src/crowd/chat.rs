@@ -53,7 +53,8 @@ impl Crowd<'_> {
         let place = self.numbers.binary_search(&due.user).expect("the agenda is that of these users") as u32;
         let user = &mut self.users[place as usize];
         let is_here = user.phase == Phase::Joined;
-        if !is_here && !(user.returns && user.phase != Phase::Ended) {
+        let comes_back = user.returns && user.phase != Phase::Ended;
+        if !(is_here || comes_back) {
             self.counts.unsent += 1;
             return;
         }

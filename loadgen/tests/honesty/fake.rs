@@ -1,0 +1,366 @@
+//! A small relay on threads that can be told to misbehave, and counts how often it did. For a few dozen users.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use protocol::frame::{Decoder, Role, write_close};
+use protocol::handshake::{self, Request as Upgrading};
+use protocol::{Command, Content, Dialect, Event, Message, Page, Start, native};
+
+/// What the server does wrong. "Nth" counts publishes from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// One delivery of so many never leaves.
+    DropOneDeliveryIn(u64),
+    /// One member gets the nth message twice.
+    DuplicateDelivery(u64),
+    /// One member gets the nth message after the next one.
+    SwapDeliveries(u64),
+    /// Everybody gets the nth message with another body.
+    AlterBody(u64),
+    /// The nth message is acked and thrown away.
+    AckWithoutStoring(u64),
+    /// The nth message is stored, and delivered, twice.
+    StoreTwice(u64),
+    /// The publisher of the nth message is thrown out after its ack.
+    ClosePublisher(u64),
+    /// Everything stands still for so long at the nth message.
+    Freeze(u64, Duration),
+    /// This user does not get the nth message.
+    SkipFor(u64, u32),
+    /// This user does not get five messages from the nth on and is told so.
+    GapFor(u64, u32),
+    /// The same, and the history lacks the second one of them.
+    LostGapFor(u64, u32),
+    /// This user is closed as a slow consumer at the nth message.
+    CloseAsSlow(u64, u32),
+    /// The first user that comes back and missed something does not get the first message it missed.
+    ResumeWithout,
+    /// It gets the first message that it missed twice.
+    ResumeTwice,
+    /// It is told that it was not recovered.
+    NotRecovered,
+}
+
+/// Messages of an announced gap.
+const GAP: u64 = 5;
+
+/// A running server; it ends with the test's process.
+pub struct FakeRelay {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fault: Fault,
+    state: Mutex<State>,
+    published: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    rooms: HashMap<String, Room>,
+    /// Seqs by key.
+    keys: HashMap<String, u64>,
+    published: u64,
+    deliveries: u64,
+    injected: u64,
+    /// A seq that no page of history has.
+    history_lacks: Option<u64>,
+}
+
+#[derive(Default)]
+struct Room {
+    /// User and body, from seq 1 on.
+    log: Vec<(String, Vec<u8>)>,
+    members: Vec<Member>,
+    /// A delivery that the first member gets after the next one.
+    held_back: Option<Vec<u8>>,
+}
+
+struct Member {
+    name: String,
+    stream: TcpStream,
+}
+
+impl Member {
+    fn is(&self, user: u32) -> bool {
+        self.name == format!("u{user}")
+    }
+
+    /// Whoever is gone by now gets nothing.
+    fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+}
+
+impl Room {
+    /// Messages `first..` of the log as one batch; none, when there is none.
+    fn batch(&self, room: &str, first: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let messages = self.messages(first);
+        if !messages.is_empty() {
+            Dialect::Native.encode(0, &Event::Batch { room, messages: &messages }, &mut bytes);
+        }
+        bytes
+    }
+
+    fn messages(&self, first: u64) -> Vec<Message<'_>> {
+        let all = (1..).zip(&self.log).skip(first as usize - 1);
+        all.map(|(seq, (user, body))| Message { seq, id: seq, time_ms: 1, user, content: Content::Text, body })
+            .collect()
+    }
+}
+
+impl FakeRelay {
+    /// Serves on a free port.
+    pub fn start(fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let shared = Arc::new(Shared { fault, state: Mutex::default(), published: Condvar::new() });
+        let server = Self { address, shared: Arc::clone(&shared) };
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let address = stream.peer_addr().ok();
+                    serve(stream, &shared);
+                    let is_it = |member: &Member| member.stream.peer_addr().is_ok_and(|of| Some(of) == address);
+                    shared.lock().rooms.values_mut().for_each(|room| room.members.retain(|member| !is_it(member)));
+                });
+            }
+        });
+        server
+    }
+
+    /// How often it misbehaved.
+    pub fn injected(&self) -> u64 {
+        self.shared.lock().injected
+    }
+
+    /// Blocks until so many messages were published.
+    pub fn wait_for_publishes(&self, n: u64) {
+        let state = self.shared.lock();
+        drop(self.shared.published.wait_while(state, |state| state.published < n).expect("no thread panics"));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics with the lock")
+    }
+}
+
+/// One connection, until either end is done with it.
+fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut pending = open(&mut stream)?;
+    let mut decoder = Decoder::new(Role::Server, 1 << 20);
+    let mut user = String::new();
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let mut at = 0;
+        while let (used, Some(message)) = decoder.next(&mut pending[at..]).ok()? {
+            at += used;
+            let mut alive = true;
+            Dialect::Native
+                .decode(&message, &mut |request| alive &= answer(&stream, shared, &mut user, request).is_some())
+                .ok()?;
+            alive.then_some(())?;
+        }
+        let received = stream.read(&mut buffer).ok().filter(|&received| received > 0)?;
+        pending.clear();
+        pending.extend_from_slice(&buffer[..received]);
+    }
+}
+
+/// The handshake; gives the bytes that came behind it.
+fn open(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 2_048];
+    loop {
+        let received = stream.read(&mut buffer).ok().filter(|&received| received > 0)?;
+        head.extend_from_slice(&buffer[..received]);
+        match handshake::read_request(&head, 8_192) {
+            Upgrading::Partial => {}
+            Upgrading::Upgrade { upgrade, used } => {
+                let mut answer = Vec::new();
+                handshake::accept(&upgrade, Some(native::SUBPROTOCOL), false, &mut answer);
+                stream.write_all(&answer).ok()?;
+                return Some(head.split_off(used));
+            }
+            Upgrading::Refused { .. } => return None,
+        }
+    }
+}
+
+fn answer(mut stream: &TcpStream, shared: &Shared, user: &mut String, request: protocol::Request<'_>) -> Option<()> {
+    let mut bytes = Vec::new();
+    let mut reply = |event: &Event<'_>| Dialect::Native.encode(request.tag, event, &mut bytes);
+    match request.command {
+        Command::Connect { user: name, .. } => {
+            *user = name?.into_owned();
+            reply(&Event::Connected { user, session: 1, ping_s: 25 });
+            stream.write_all(&bytes).ok()
+        }
+        Command::Join { room, start } => {
+            join(stream, shared, user, request.tag, &room, start);
+            Some(())
+        }
+        Command::History { room, page: Page::After(seq), limit } => {
+            let state = &*shared.lock();
+            let log = &state.rooms[&*room];
+            let head = log.log.len() as u64;
+            let mut messages = log.messages(seq + 1);
+            messages.truncate(limit as usize);
+            // A page is without holes: it ends where one begins, or begins behind it.
+            if let Some(at) = state.history_lacks.and_then(|lacks| messages.iter().position(|m| m.seq == lacks)) {
+                messages = if at == 0 { messages.split_off(1) } else { messages[..at].to_vec() };
+            }
+            reply(&Event::History { room: &room, epoch: 1, head, messages: &messages });
+            stream.write_all(&bytes).ok()
+        }
+        Command::Publish { room, body, key, .. } => {
+            if let Some(&seq) = shared.lock().keys.get(&*key.clone()?) {
+                reply(&Event::Acked { room: &room, seq, id: seq });
+                return stream.write_all(&bytes).ok();
+            }
+            let nth = publish(stream, shared, user, request.tag, (&room, &key?), &body)?;
+            shared.published.notify_all();
+            (shared.fault != Fault::ClosePublisher(nth)).then_some(())
+        }
+        _ => None,
+    }
+}
+
+/// Makes the user a member: what it asks for, then what follows.
+fn join(stream: &TcpStream, shared: &Shared, user: &str, tag: u32, room: &str, start: Start) -> Option<()> {
+    let State { rooms, injected, .. } = &mut *shared.lock();
+    let log = rooms.entry(room.to_owned()).or_default();
+    let head = log.log.len() as u64;
+    let (mut from, recovering) = match start {
+        Start::Recent(n) => (head - head.min(u64::from(n)), false),
+        Start::Since { seq, .. } => (seq, true),
+    };
+    let inject = recovering && head > from && *injected == 0;
+    let refused = inject && shared.fault == Fault::NotRecovered;
+    if refused {
+        from = head;
+    }
+    let joined = Event::Joined { room, epoch: 1, from, head, recovering, recovered: recovering && !refused };
+    let (mut bytes, mut first) = (Vec::new(), from + 1);
+    Dialect::Native.encode(tag, &joined, &mut bytes);
+    match shared.fault {
+        Fault::ResumeWithout if inject => first += 1,
+        Fault::ResumeTwice if inject => {
+            let twice = &log.messages(first)[..1];
+            Dialect::Native.encode(0, &Event::Batch { room, messages: twice }, &mut bytes);
+        }
+        _ => {}
+    }
+    *injected +=
+        u64::from(inject && matches!(shared.fault, Fault::ResumeWithout | Fault::ResumeTwice | Fault::NotRecovered));
+    bytes.extend(log.batch(room, first));
+    let mut member = Member { name: user.to_owned(), stream: stream.try_clone().ok()? };
+    member.send(&bytes);
+    log.members.push(member);
+    Some(())
+}
+
+/// Stores, acks and delivers one message, in that order, with the fault where it belongs. Gives its number.
+fn publish(
+    stream: &TcpStream,
+    shared: &Shared,
+    user: &str,
+    tag: u32,
+    (room, key): (&str, &str),
+    body: &[u8],
+) -> Option<u64> {
+    let state = &mut *shared.lock();
+    state.published += 1;
+    let nth = state.published;
+    let log = state.rooms.get_mut(room)?;
+    let seq = log.log.len() as u64 + 1;
+    state.keys.insert(key.to_owned(), seq);
+    let mut ack = Vec::new();
+    Dialect::Native.encode(tag, &Event::Acked { room, seq, id: seq }, &mut ack);
+    // Whoever has dropped out meanwhile publishes again and gets the same answer.
+    let _ = (&*stream).write_all(&ack);
+
+    let mut body = body.to_vec();
+    let mut copies = 1;
+    match shared.fault {
+        Fault::AckWithoutStoring(n) if n == nth => copies = 0,
+        Fault::StoreTwice(n) if n == nth => copies = 2,
+        Fault::AlterBody(n) if n == nth => body.insert(0, b'!'),
+        Fault::Freeze(n, time) if n == nth => thread::sleep(time),
+        Fault::ClosePublisher(n) if n == nth => {
+            let mut close = Vec::new();
+            write_close(1_008, "out", &mut close);
+            (&*stream).write_all(&close).ok()?;
+            log.members.retain(|member| member.name != user);
+        }
+        Fault::ClosePublisher(_)
+        | Fault::AckWithoutStoring(_)
+        | Fault::StoreTwice(_)
+        | Fault::AlterBody(_)
+        | Fault::Freeze(..) => return deliver(state, Fault::None, nth, room, user, &body, 1),
+        fault => return deliver(state, fault, nth, room, user, &body, 1),
+    }
+    state.injected += 1;
+    deliver(state, Fault::None, nth, room, user, &body, copies)
+}
+
+fn deliver(state: &mut State, fault: Fault, nth: u64, room: &str, user: &str, body: &[u8], copies: u64) -> Option<u64> {
+    let State { rooms, deliveries, injected, history_lacks, .. } = state;
+    let log = rooms.get_mut(room)?;
+    for _ in 0..copies {
+        log.log.push((user.to_owned(), body.to_vec()));
+        let seq = log.log.len() as u64;
+        let batch = log.batch(room, seq);
+        let late = log.held_back.take();
+        for (at, member) in log.members.iter_mut().enumerate() {
+            *deliveries += 1;
+            let times = match fault {
+                Fault::DropOneDeliveryIn(n) => u64::from(!deliveries.is_multiple_of(n)),
+                Fault::DuplicateDelivery(n) if n == nth && at == 0 => 2,
+                Fault::SwapDeliveries(n) if n == nth && at == 0 => {
+                    log.held_back = Some(batch.clone());
+                    0
+                }
+                Fault::SkipFor(n, user) if n == nth && member.is(user) => 0,
+                Fault::GapFor(n, user) | Fault::LostGapFor(n, user)
+                    if (n..n + GAP).contains(&nth) && member.is(user) =>
+                {
+                    if nth == n + GAP - 1 {
+                        let mut gap = Vec::new();
+                        Dialect::Native.encode(0, &Event::Gap { room, from: seq + 1 - GAP, to: seq }, &mut gap);
+                        member.send(&gap);
+                        *history_lacks = matches!(fault, Fault::LostGapFor(..)).then_some(seq + 2 - GAP);
+                    }
+                    0
+                }
+                Fault::CloseAsSlow(n, user) if n == nth && member.is(user) => {
+                    let mut close = Vec::new();
+                    write_close(4_001, "slow consumer", &mut close);
+                    member.send(&close);
+                    let _ = member.stream.shutdown(Shutdown::Write);
+                    0
+                }
+                _ => 1,
+            };
+            *injected += u64::from(times != 1);
+            (0..times).for_each(|_| member.send(&batch));
+        }
+        if let Some(late) = late {
+            log.members.first_mut()?.send(&late);
+        }
+    }
+    Some(nth)
+}

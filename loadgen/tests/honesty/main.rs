@@ -1,0 +1,6 @@
+//! The tool against servers that misbehave in known ways, as real processes: each must be caught with exact counts.
+
+mod chat;
+mod fake;
+mod load;
+mod scenarios;
