@@ -2,6 +2,8 @@
 
 set positional-arguments
 
+outage := "--users 72000 --rooms 1 --pairs 1000"
+
 autobahn_ci := "1 2 3 4 5 6 7 10 12.*.1 12.*.4 12.*.7 12.*.11 12.4.18 13.*.4 13.*.11"
 autobahn_all := "1 2 3 4 5 6 7 9 10 12 13"
 
@@ -20,6 +22,22 @@ demo-equal *flags:
 # How one room's cost grows: runs with 1,000, 5,000, 20,000 and 70,000 viewers (or `./just growth 500 2000`), a table, a plot
 growth *viewers:
     @tools/growth "$@"
+
+# The load that took a platform down: one room of 70,000, and 1,000 chats of two that it must not slow down
+outage *flags:
+    @tools/demo outage --clamp {{ outage }} "$@"
+
+# The outage while 1 % of the viewers read at 2 KB/s and 0.1 % stop reading
+outage-slow *flags:
+    @tools/demo outage-slow --clamp {{ outage }} --slow-readers 1% --stalled-readers 0.1% "$@"
+
+# 70,000 join one room within ten seconds, each asking for the last 50 lines; in full load half of them drop out and come back
+storm *flags:
+    @tools/demo storm --clamp --users 70000 --rooms 1 --ramp 7000 --history 200 --recent 50 --reconnect-storm 50%@20s "$@"
+
+# One room of so many viewers, to see how the cost grows: ./just room 5000
+room users *flags:
+    @users=$1; shift; tools/demo "room-$users" --users "$users" --rooms 1 "$@"
 
 # Every check there is: lint, unit, property and simulation tests, real processes, conformance
 test: lint && conformance centrifuge

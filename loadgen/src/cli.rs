@@ -62,7 +62,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Connect users, let them chat, verify and measure.
-    #[command(after_help = EXAMPLES)]
+    // A flag that is given again wins: recipes have flags that people then change.
+    #[command(after_help = EXAMPLES, args_override_self = true)]
     Run(RunArgs),
 }
 
@@ -257,6 +258,12 @@ pub(crate) mod tests {
         let args = run(&[]).expect("no flag is required");
         assert_eq!((args.users, args.rooms, args.rate.slot_ns), (70_000, 1_000, 60_000_000_000));
         assert_eq!(args.name(), "70000-users-1000-rooms-zipf-1.0-1-per-min");
+    }
+
+    #[test]
+    fn a_flag_that_is_given_again_wins() {
+        let args = run(&["--users", "5", "--pairs", "1", "--users", "7", "--pairs", "2"]).expect("it is valid");
+        assert_eq!((args.users, args.scenario.pairs), (7, 2));
     }
 
     #[test]
