@@ -190,3 +190,6 @@ impl Crowd<'_> {
         self.on_progress(place, now_ns);
     }
 }
+
+#[cfg(test)]
+mod tests;

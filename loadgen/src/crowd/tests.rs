@@ -14,9 +14,14 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Three users of one room, each with two messages in two seconds.
 fn world() -> World {
+    world_of(3, 2)
+}
+
+/// Users of one room, each with a message a second for some seconds.
+pub(super) fn world_of(users: u32, seconds: u64) -> World {
     let (distribution, scenario) = (Distribution::Uniform, Scenario::default());
-    let (slot_ns, warm_up_ns, duration_ns) = (SECOND, 0, 2 * SECOND);
-    let shape = Shape { seed: 3, users: 3, rooms: 1, distribution, slot_ns, warm_up_ns, duration_ns, scenario };
+    let (slot_ns, warm_up_ns, duration_ns) = (SECOND, 0, seconds * SECOND);
+    let shape = Shape { seed: 3, users, rooms: 1, distribution, slot_ns, warm_up_ns, duration_ns, scenario };
     let url = Url::parse("ws://127.0.0.1:1/native").expect("it is valid");
     let address = ([127, 0, 0, 1], 1).into();
     let (sources, users_per_source) = (Vec::new(), 1);
@@ -24,13 +29,21 @@ fn world() -> World {
     World::new(Plan::new(shape), route, "test".to_owned())
 }
 
-/// A crowd whose users have all joined an empty room, and their messages as the server got them.
-fn chatting(world: &World) -> (Crowd<'_>, Vec<(u32, u32, String)>) {
+/// One message: its sender's place, the tag it was sent with, the body.
+pub(super) type Line = (u32, u32, String);
+
+fn chatting(world: &World) -> (Crowd<'_>, Vec<Line>) {
+    chatting_with(world, |_| true)
+}
+
+/// A crowd whose users have all joined an empty room, and their messages as the server got them. Which of them agree on
+/// compression is given by place.
+pub(super) fn chatting_with(world: &World, deflates: impl Fn(u32) -> bool) -> (Crowd<'_>, Vec<Line>) {
     let mut crowd = Crowd::new(world, world.users_of(0));
-    for place in 0..3 {
+    for place in 0..crowd.users.len() as u32 {
         crowd.begin(place, 0);
         crowd.on_connected(place, Ok(()));
-        let mut answer = answer_to(&sent(&mut crowd)[0].1);
+        let mut answer = answer_to(&sent(&mut crowd)[0].1, deflates(place));
         let (head, rest) = answer.split_at_mut(9);
         crowd.on_received(place, head, 0);
         crowd.on_received(place, rest, 0);
@@ -38,7 +51,7 @@ fn chatting(world: &World) -> (Crowd<'_>, Vec<(u32, u32, String)>) {
         let joined = Event::Joined { room: "load-0", epoch: 1, from: 0, head: 0, recovering: false, recovered: false };
         hear(&mut crowd, place, JOIN, &joined);
     }
-    assert_eq!(crowd.counts.joined, 3);
+    assert_eq!(crowd.counts.joined, crowd.users.len() as u64);
     world.start_traffic(world.now_ns());
     crowd.send_due(u64::MAX);
     let mut published = Vec::new();
@@ -51,11 +64,11 @@ fn chatting(world: &World) -> (Crowd<'_>, Vec<(u32, u32, String)>) {
     (crowd, published)
 }
 
-fn answer_to(request: &[u8]) -> Vec<u8> {
+fn answer_to(request: &[u8], deflate: bool) -> Vec<u8> {
     let mut answer = Vec::new();
     match handshake::read_request(request, 4_096) {
         handshake::Request::Upgrade { upgrade, .. } => {
-            handshake::accept(&upgrade, Some(protocol::native::SUBPROTOCOL), false, &mut answer);
+            handshake::accept(&upgrade, Some(protocol::native::SUBPROTOCOL), deflate, &mut answer);
         }
         other => panic!("{other:?}"),
     }
@@ -100,7 +113,12 @@ fn hear(crowd: &mut Crowd<'_>, place: u32, tag: u32, event: &Event<'_>) {
     crowd.on_received(place, &mut bytes, 5 * SECOND);
 }
 
-fn deliver(crowd: &mut Crowd<'_>, place: u32, first: u64, lines: &[(u32, u32, String)]) {
+fn deliver(crowd: &mut Crowd<'_>, place: u32, first: u64, lines: &[Line]) {
+    crowd.on_received(place, &mut frame_of(first, lines), 5 * SECOND);
+}
+
+/// The frame with these lines from this seq on.
+pub(super) fn frame_of(first: u64, lines: &[Line]) -> Vec<u8> {
     let users: Vec<String> = lines.iter().map(|(user, ..)| format!("u{user}")).collect();
     let messages: Vec<Message<'_>> = (first..)
         .zip(lines)
@@ -114,10 +132,12 @@ fn deliver(crowd: &mut Crowd<'_>, place: u32, first: u64, lines: &[(u32, u32, St
             body: body.as_bytes(),
         })
         .collect();
-    hear(crowd, place, 0, &Event::Batch { room: "load-0", messages: &messages });
+    let mut bytes = Vec::new();
+    Dialect::Native.encode(0, &Event::Batch { room: "load-0", messages: &messages }, &mut bytes);
+    bytes
 }
 
-fn ack_all(crowd: &mut Crowd<'_>, lines: &[(u32, u32, String)]) {
+pub(super) fn ack_all(crowd: &mut Crowd<'_>, lines: &[Line]) {
     for (seq, (place, tag, _)) in (1..).zip(lines) {
         hear(crowd, *place, *tag, &Event::Acked { room: "load-0", seq, id: seq });
     }
