@@ -220,6 +220,19 @@ fn a_compressed_frame_is_no_frame_for_a_receiver_that_did_not_agree_on_it() {
 }
 
 #[test]
+fn a_known_frame_inside_a_message_that_has_begun_is_no_frame() {
+    let world = world_of(USERS, 8);
+    let (mut crowd, lines) = chatting(&world);
+    let visit = frames(&lines).concat();
+    crowd.on_received(0, &mut visit.clone(), START);
+    // The first fragment of a binary message.
+    crowd.on_received(1, &mut [0x02, 1, b'x'], START);
+    crowd.on_received(1, &mut visit.clone(), START);
+    assert_eq!((crowd.faults.total(), crowd.users[1].phase), (1, Phase::Ended));
+    assert_eq!(crowd.ledger.deliveries.received, 32);
+}
+
+#[test]
 fn a_frame_that_was_forgotten_is_read_in_full_again() {
     let world = world_of(USERS, 8);
     let (mut crowd, lines) = chatting(&world);
