@@ -174,6 +174,11 @@ impl Chain {
         }
     }
 
+    /// Chunks of memory that it holds.
+    pub fn chunks(&self) -> usize {
+        self.spans.len()
+    }
+
     /// The first place between two frames that is not before `seq`. None when the chain does not reach back so far, or
     /// not that far yet.
     pub fn boundary(&self, seq: u64) -> Option<Cursor> {

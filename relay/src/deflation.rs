@@ -7,6 +7,10 @@ const LEVEL: u32 = 6;
 /// Shorter payloads go out as they are, bytes.
 const BYTES_MIN: usize = 200;
 
+/// Frames are deflated once for all members of a core that take them so. For fewer members than this it costs more
+/// than the bytes it saves.
+pub const MEMBERS_MIN: u32 = 64;
+
 /// Compresses what many share.
 pub struct Deflation {
     deflater: Deflater,

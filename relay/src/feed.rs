@@ -133,6 +133,11 @@ impl Feed {
         Some((chain, self.speakers[encoding.index()]))
     }
 
+    /// Chunks of the chain that has most.
+    pub fn chunks(&self) -> usize {
+        self.chains.iter().flatten().map(|chain| chain.chunks()).max().unwrap_or(0)
+    }
+
     /// Frees frames that were finished before `before_s`.
     pub fn trim(&mut self, before_s: u32) {
         self.chains.iter_mut().flatten().for_each(|chain| chain.trim(before_s));

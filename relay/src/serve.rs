@@ -18,6 +18,7 @@ use uring::{Config, Ring, Wake};
 pub use self::admission::Capacity;
 use self::core::{Core, Links};
 use crate::config::Limits;
+use crate::deflation;
 use crate::persist::{self, ReplyTo};
 use crate::shard::{Setup, Stats};
 
@@ -82,6 +83,7 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
             limits: plan.limits.clone(),
             echo: plan.echo,
             period_us: None,
+            deflate_members_min: deflation::MEMBERS_MIN,
             seed: fastrand::u64(..),
         };
         let parts = core::Parts {

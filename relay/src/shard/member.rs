@@ -19,9 +19,6 @@ use crate::session::{Membership, Phase, Sending, Session, Speaks};
 
 /// Bodies of one frame, bytes: a longer run of messages becomes several frames.
 const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
-/// Frames are deflated once for all members of a core that take them so. For fewer members than this it costs more
-/// than the bytes it saves.
-const DEFLATE_MEMBERS_MIN: u32 = 64;
 
 impl Shard {
     /// Notes that a join is sent to the owner. Returns what this core can serve of it.
@@ -152,6 +149,7 @@ impl Shard {
     pub(super) fn on_deliver(&mut self, room: &Arc<str>, records: &[Arc<Record>]) {
         let Some(&index) = self.feed_of.get(room) else { return };
         let (now_s, bytes_max) = (self.now.s(), self.setup.limits.feed_bytes_max);
+        let deflate_min = self.setup.deflate_members_min;
         let feed = self.feeds[index as usize].as_deref_mut().expect("a room's name is forgotten with its feed");
         let Some(start) = records.iter().position(|record| record.seq > feed.head) else { return };
         let records = &records[start..];
@@ -168,7 +166,7 @@ impl Shard {
                     chain.append(frame, last, now_s, bytes_max);
                 }
                 if let Some((chain, members)) = feed.chain_mut(deflated) {
-                    let frame = if members < DEFLATE_MEMBERS_MIN { frame } else { self.deflation.frames(frame) };
+                    let frame = if members < deflate_min { frame } else { self.deflation.frames(frame) };
                     chain.append(frame, last, now_s, bytes_max);
                 }
             });

@@ -64,6 +64,8 @@ pub struct Setup {
     pub echo: bool,
     /// Sweep all rooms at this period, microseconds, instead of adapting to the load (for simulations).
     pub period_us: Option<u64>,
+    /// [`crate::deflation::MEMBERS_MIN`], except in simulations, which have fewer members.
+    pub deflate_members_min: u32,
     /// Seeds generated user names and reconnect hints.
     pub seed: u64,
 }
@@ -243,6 +245,11 @@ impl Shard {
     /// Feeds served in sweeps.
     pub fn paced_feeds(&self) -> usize {
         self.feeds.iter().flatten().filter(|feed| feed.paced).count()
+    }
+
+    /// Chunks of the longest chain of frames.
+    pub fn chunks(&self) -> usize {
+        self.feeds.iter().flatten().map(|feed| feed.chunks()).max().unwrap_or(0)
     }
 
     /// Most bytes of replies that wait for one connection.

@@ -1,73 +1,24 @@
 //! A simulated client: what it does, and that what it hears keeps every promise.
 
 mod acts;
+mod conn;
 
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use protocol::frame::{self, Decoder, Incoming, Opcode, Role};
+use protocol::frame::{Decoder, Incoming, Opcode, Role};
 use protocol::handshake::{self, Response};
-use protocol::{Command, Dialect, ErrorCode, Page, Request, Start};
-use relay::ids::SessionId;
+use protocol::{Command, Dialect, ErrorCode, Start};
 
+use self::conn::{Asked, Conn, Name, Place};
 use crate::env::Env;
 use crate::speech::{self, Heard, Line};
 
-/// A body, which is its message's name. Shown in brief.
-struct Name(Vec<u8>);
-
-impl std::fmt::Debug for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let start = &self.0[..self.0.len().min(12)];
-        write!(f, "{:?} of {} bytes", String::from_utf8_lossy(start), self.0.len())
-    }
-}
-
-/// A request that waits for its reply.
-#[derive(Debug)]
-enum Asked {
-    Connect,
-    /// `real`: the client knows that the seq it names is durable.
-    Join {
-        room: Arc<str>,
-        start: Start,
-        real: bool,
-    },
-    Leave {
-        room: Arc<str>,
-    },
-    Publish(Name),
-    History {
-        room: Arc<str>,
-        page: Page,
-        limit: u32,
-    },
-    Ping,
-}
-
-/// One connection, from the client's side.
-pub struct Conn {
-    pub id: SessionId,
-    key: [u8; 16],
-    /// The response head so far; None once it was read.
-    head: Option<Vec<u8>>,
-    decoder: Decoder,
-    asked_connect: bool,
-    tag: u32,
-    waiting: BTreeMap<u32, Asked>,
-    /// Rooms it is a member of, and the last seq it has of each.
-    joined: BTreeMap<Arc<str>, u64>,
-    /// It sent something that cannot be read, and only waits for the end.
-    misbehaved: bool,
-    /// It goes on talking after the relay's close frame and never answers it.
-    rude: bool,
-    babbled_us: u64,
-    /// It sent its close frame.
-    said_close: bool,
-    /// The relay sent its close frame: nothing may follow.
-    heard_close: bool,
-}
+/// A message in a frame has at most so many bytes beside its body.
+const MESSAGE_BYTES: usize = 100;
+/// A core keeps no frames for longer, milliseconds, give or take a second.
+const KEEP_MS: u64 = 58_000;
 
 /// A device that chats.
 pub struct Client {
@@ -108,16 +59,27 @@ impl Client {
 
     /// Reads some of what has arrived (all of it when calm) and answers what needs an answer.
     pub fn read(&mut self, env: &mut Env) {
-        let Some(mut conn) = self.conn.take() else { return };
+        let Some(conn) = &self.conn else { return };
         let socket = env.sockets.get_mut(&conn.id).expect("the client keeps its socket");
+        if socket.down.is_empty() && !socket.server_closed {
+            return;
+        }
+        let Some(mut conn) = self.conn.take() else { return };
         let count = if env.calm { socket.down.len() } else { env.rng.usize(..=socket.down.len()) };
         let mut bytes: Vec<u8> = socket.down.drain(..count).collect();
         let is_refused = socket.refused;
         let over = socket.server_closed && socket.down.is_empty();
         if let Some(mut head) = conn.head.take() {
             head.append(&mut bytes);
-            match handshake::read_response(&head, conn.key, false) {
-                Response::Accepted { used, .. } => bytes = head.split_off(used),
+            match handshake::read_response(&head, conn.key, conn.offers_deflate) {
+                Response::Accepted { used, deflate } => {
+                    assert!(deflate == conn.offers_deflate, "client {} offered deflate: {deflate}", self.index);
+                    if deflate {
+                        conn.decoder = Decoder::new(Role::Client, 1 << 30).with_deflate();
+                        conn.deflates = true;
+                    }
+                    bytes = head.split_off(used);
+                }
                 Response::Partial => conn.head = Some(head),
                 Response::Refused(why) => {
                     assert!(conn.misbehaved || is_refused, "the handshake was refused: {why}");
@@ -164,6 +126,13 @@ impl Client {
             Incoming::Close { code, reason } => {
                 env.trace.add(|| format!("client {} hears close {code:?} {reason}", self.index));
                 self.heard_close(conn, code.unwrap_or(1005), env);
+            }
+            Incoming::Deflated { opcode, payload } => {
+                let mut inflater = env.inflater.take().unwrap_or_default();
+                let inflated = inflater.inflate(*opcode, payload, 1 << 30);
+                self.take(conn, &inflated.expect("invariant 6: what is deflated can be inflated"), env);
+                env.inflater = Some(inflater);
+                env.meet("a deflated message");
             }
             message => {
                 let dialect = self.dialect;
@@ -234,7 +203,8 @@ impl Client {
                 check_start(start, real, (from, head, recovered), &room, env);
                 self.places.insert(room.clone(), (epoch, from));
                 self.know(&room, head.unwrap_or(from));
-                assert!(conn.joined.insert(room.clone(), from).is_none(), "joined {room} twice");
+                let place = Place { last: from, promised: head.unwrap_or(from) };
+                assert!(conn.joined.insert(room.clone(), place).is_none(), "joined {room} twice");
             }
             (Asked::Leave { room }, Heard::Left) => {
                 assert!(conn.joined.remove(&room).is_some(), "left {room} without being in it");
@@ -263,7 +233,7 @@ impl Client {
     fn batch(&mut self, conn: &mut Conn, room: &str, lines: &[Line<'_>], env: &mut Env) {
         assert!(!lines.is_empty(), "a batch of nothing");
         for line in lines {
-            let Some(last) = conn.joined.get_mut(room) else {
+            let Some(Place { last, .. }) = conn.joined.get_mut(room) else {
                 panic!("invariant 5: client {} hears {line:?} of {room}, which it is not in", self.index)
             };
             let next = *last + 1;
@@ -283,10 +253,14 @@ impl Client {
     fn gap(&mut self, conn: &mut Conn, room: &str, from: u64, to: u64, env: &mut Env) {
         env.meet("a gap");
         let durable = env.oracle.head(room);
-        let Some(last) = conn.joined.get_mut(room) else { panic!("invariant 5: a gap of {room}, which it is not in") };
-        let is_exact = from == *last + 1 && to >= from && to <= durable;
-        assert!(is_exact, "invariant 5: a gap {from}..={to} of {room} after {last}, {durable} being durable");
-        *last = to;
+        let Some(place) = conn.joined.get_mut(room) else { panic!("invariant 5: a gap of {room}, which it is not in") };
+        let is_exact = from == place.last + 1 && to >= from && to <= durable;
+        assert!(is_exact, "invariant 5: a gap {from}..={to} of {room} after {place:?}, {durable} being durable");
+        place.last = to;
+        if from <= place.promised {
+            let dropped = may_be_dropped(room, from, env);
+            env.meet(if dropped { "a gap in what was promised" } else { "a gap in what was promised and kept" });
+        }
         self.places.insert(room.into(), (env.oracle.epoch, to));
     }
 
@@ -346,11 +320,21 @@ impl Client {
             self.index,
             conn.waiting
         );
-        for (room, last) in &conn.joined {
+        for (room, Place { last, .. }) in &conn.joined {
             let head = env.oracle.head(room);
             assert!(*last == head, "invariant 7: client {} is at {last} of {room}, which ends at {head}", self.index);
         }
     }
+}
+
+/// Frames of message `from` and all after it are more than a core keeps, or too old, or the core never got them.
+fn may_be_dropped(room: &str, from: u64, env: &mut Env) -> bool {
+    let head = env.oracle.head(room);
+    let messages = (head + 1 - from) as usize;
+    let frames_bytes = env.oracle.bodies_bytes(room, from, head) + messages * MESSAGE_BYTES;
+    let time_ms = env.oracle.log(room)[from as usize - 1].time_ms;
+    let was_cut_off = env.met.contains_key("a full lane") && messages > env.plan.limits.tail_messages_max;
+    was_cut_off || frames_bytes >= env.plan.limits.feed_bytes_max / 4 || env.clock.age_ms_max(time_ms) >= KEEP_MS
 }
 
 /// What a join reply may say to what was asked.
@@ -381,39 +365,6 @@ fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room:
                 env.meet("a recovery that was refused");
             }
         }
-    }
-}
-
-impl Conn {
-    /// It never ends its handshake.
-    fn is_mute(&self) -> bool {
-        self.misbehaved && self.head.is_some()
-    }
-
-    fn is_joining(&self, room: &str) -> bool {
-        self.waiting.values().any(|asked| matches!(asked, Asked::Join { room: other, .. } if **other == *room))
-    }
-
-    fn push(&self, bytes: &[u8], env: &mut Env) {
-        let socket = env.sockets.get_mut(&self.id).expect("the client keeps its socket");
-        if !socket.server_closed {
-            socket.up.extend(bytes);
-        }
-    }
-
-    fn frame(&self, opcode: Opcode, payload: &[u8], env: &mut Env) {
-        let mut bytes = Vec::new();
-        let mask = env.rng.u32(..).to_ne_bytes();
-        frame::write_masked(opcode, payload, mask, &mut bytes);
-        self.push(&bytes, env);
-    }
-
-    fn request(&self, dialect: Dialect, tag: u32, command: Command<'_>, env: &mut Env) {
-        let mut bytes = Vec::new();
-        let mask = env.rng.u32(..).to_ne_bytes();
-        let cut = if env.rng.u8(..10) == 0 { env.rng.usize(..50) } else { usize::MAX };
-        speech::say(dialect, &Request { tag, command }, (mask, cut), &mut bytes);
-        self.push(&bytes, env);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
+use protocol::frame::{Deflater, Inflater};
 use protocol::snowflake::EPOCH_MS;
 use relay::ids::SessionId;
 use relay::shard::Now;
@@ -23,6 +24,10 @@ pub struct Env {
     pub clock: Clock,
     pub sockets: BTreeMap<SessionId, Socket>,
     pub oracle: Oracle,
+    /// For the clients' side of permessage-deflate.
+    pub deflater: Deflater,
+    /// Out while a message it inflated is read.
+    pub inflater: Option<Inflater>,
     /// Nothing goes wrong now, and nobody begins anything.
     pub calm: bool,
     pub met: Met,
@@ -67,6 +72,11 @@ impl Clock {
 
     pub fn step_back(&mut self, ms: u64) {
         self.back_ms += ms;
+    }
+
+    /// How long ago this wall time was at most, milliseconds.
+    pub fn age_ms_max(&self, wall_ms: u64) -> u64 {
+        (self.wall_ms() + self.back_ms).saturating_sub(wall_ms)
     }
 
     pub fn wall_ms(&self) -> u64 {

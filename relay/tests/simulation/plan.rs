@@ -29,8 +29,16 @@ pub struct Plan {
     pub socket_bytes: usize,
     /// Clients that stop reading for a while, in percent of the looks at them.
     pub stall_percent: u32,
+    /// Sockets that take a few bytes at a time, in percent.
+    pub trickle_percent: u32,
+    /// Clients that break their connection instead of doing anything else, in percent.
+    pub drop_percent: u32,
     /// Clients that speak JSON, in percent.
     pub json_percent: u32,
+    /// Connections that offer permessage-deflate, in percent.
+    pub deflate_percent: u32,
+    /// Members from which on frames are deflated.
+    pub deflate_members_min: u32,
     /// Failing reads, opens and appends, in percent.
     pub fault_percent: u32,
     /// Storage answers so seldom: one of so many steps of it does something.
@@ -65,7 +73,11 @@ impl Plan {
             lane_messages: pick(rng, &[1, 8, 64, 4096]),
             socket_bytes: pick(rng, &[300, 2_000, 10_000, 1 << 20]),
             stall_percent: pick(rng, &[0, 2, 10]),
+            trickle_percent: pick(rng, &[0, 0, 30]),
+            drop_percent: pick(rng, &[2, 2, 15]),
             json_percent: pick(rng, &[0, 30, 100]),
+            deflate_percent: pick(rng, &[0, 50, 50, 100]),
+            deflate_members_min: pick(rng, &[1, 3, 64]),
             fault_percent: pick(rng, &[0, 5, 40]),
             storage_rest: pick(rng, &[1, 4, 40]),
             burst: if storm { 10 } else { pick(rng, &[1, 3, 20]) },

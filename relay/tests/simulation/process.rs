@@ -20,6 +20,9 @@ const RECEIVE_BYTES_MAX: usize = 2048;
 /// Frames that a room may add to a lane at once.
 const LANE_MESSAGES_SLACK: usize = 64;
 
+/// A feed that may keep no more than this has only full-grown chunks, each of which begins with a copy of another's end.
+const OVERLAPPING_BYTES_MAX: usize = 8192;
+
 /// The shards of a process and everything they own together.
 pub struct Process {
     pub shards: Vec<Shard>,
@@ -47,6 +50,7 @@ impl Process {
             limits: env.plan.limits.clone(),
             echo: false,
             period_us: env.plan.period_us,
+            deflate_members_min: env.plan.deflate_members_min,
             seed: 7,
         };
         Self {
@@ -69,7 +73,8 @@ impl Process {
         });
         let id = SessionId::new(shard, ring, slot, generation);
         let refused = !env.calm && env.rng.u8(..50) == 0;
-        env.sockets.insert(id, Socket::new(refused));
+        let trickles = env.chance(env.plan.trickle_percent);
+        env.sockets.insert(id, Socket::new(refused, trickles));
         id
     }
 
@@ -141,6 +146,11 @@ impl Process {
             let count = if env.calm { waiting } else { env.rng.usize(..=waiting) };
             for message in self.lanes[from][n].drain(..count) {
                 env.trace.add(|| format!("  {from} to {n}: {}", brief(&message)));
+                if let Mesh::Joined { resume, head, backlog, .. } = &message
+                    && resume < head
+                {
+                    env.meet(if backlog.is_empty() { "a resume at once" } else { "a resume after a private piece" });
+                }
                 self.shards[n].on_mesh(message);
             }
         }
@@ -213,6 +223,9 @@ impl Process {
         if self.shards[n].paced_feeds() > 0 {
             *env.met.entry("a paced feed").or_default() += 1;
         }
+        if limits.feed_bytes_max <= OVERLAPPING_BYTES_MAX && self.shards[n].chunks() > 1 {
+            *env.met.entry("a chunk that overlaps").or_default() += 1;
+        }
         let page_messages = (limits.history_messages_max as usize).max(limits.recovery_messages_max as usize);
         // The largest reply, and the short ones to the commands of one receive.
         let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max;
@@ -226,16 +239,17 @@ impl Process {
 
     /// A shard has something to do now.
     pub fn is_due(&self, n: usize, env: &Env) -> bool {
-        let socket = |socket: &Socket| {
+        let is_due = |socket: &Socket| {
             !socket.opened
                 || !socket.up.is_empty()
                 || socket.is_sending()
                 || socket.wants_writable
                 || socket.client_gone
         };
+        let mut sockets = env.sockets.iter().filter(|(id, socket)| id.shard() == n && !socket.server_closed);
         self.lanes.iter().any(|lanes| !lanes[n].is_empty())
             || !self.disk.replies[n].is_empty()
-            || Self::sockets_of(n, env).iter().any(|id| socket(&env.sockets[id]))
+            || sockets.any(|(_, socket)| is_due(socket))
             || self.shards[n].deadline_us() <= env.clock.now().us
     }
 
@@ -256,7 +270,9 @@ fn brief(message: &Mesh) -> String {
         Mesh::Deliver { room, records } => {
             format!("deliver {room} {:?}", records.iter().map(|record| record.seq).collect::<Vec<_>>())
         }
-        Mesh::Joined { waiter, room, from, head, .. } => format!("joined {room} {from}..{head} {waiter:?}"),
+        Mesh::Joined { waiter, room, from, resume, head, .. } => {
+            format!("joined {room} {from}..{resume}..{head} {waiter:?}")
+        }
         Mesh::Page { waiter, room, .. } => format!("page {room} {waiter:?}"),
         Mesh::Publish { waiter, room, .. } => format!("publish {room} {waiter:?}"),
         other => format!("{other:?}"),
@@ -264,21 +280,25 @@ fn brief(message: &Mesh) -> String {
 }
 
 /// What the harness breaks on purpose.
-fn spoil(message: Mesh, sabotage: Option<Sabotage>, rng: &mut Rng) -> Option<Mesh> {
+fn spoil(mut message: Mesh, sabotage: Option<Sabotage>, rng: &mut Rng) -> Option<Mesh> {
     let Some(sabotage) = sabotage else { return Some(message) };
-    if rng.u8(..10) != 0 {
+    // Few joins resume: none of them is spared.
+    if !matches!(message, Mesh::Joined { .. }) && rng.u8(..10) != 0 {
         return Some(message);
     }
-    match (sabotage, message) {
+    match (sabotage, &mut message) {
         (Sabotage::LoseDeliver, Mesh::Deliver { .. })
         | (Sabotage::LoseReply, Mesh::Acked { .. } | Mesh::Page { .. })
-        | (Sabotage::LoseLeave, Mesh::Leave { .. }) => None,
-        (Sabotage::SwapRecords, Mesh::Deliver { room, records }) if records.len() > 1 => {
+        | (Sabotage::LoseLeave, Mesh::Leave { .. }) => return None,
+        (Sabotage::WrongBoundary, Mesh::Joined { resume, head, .. }) if *resume < *head => *resume += 1,
+        (Sabotage::ShortPiece, Mesh::Joined { resume, head, backlog, .. }) if *resume < *head => drop(backlog.pop()),
+        (Sabotage::SwapRecords, Mesh::Deliver { records, .. }) if records.len() > 1 => {
             let mut swapped: Vec<_> = records.iter().map(|record| (**record).clone()).collect();
             let (front, back) = swapped.split_at_mut(1);
             std::mem::swap(&mut front[0].body, &mut back[0].body);
-            Some(Mesh::Deliver { room, records: swapped.into_iter().map(Into::into).collect() })
+            *records = swapped.into_iter().map(Into::into).collect();
         }
-        (_, message) => Some(message),
+        _ => {}
     }
+    Some(message)
 }

@@ -13,6 +13,10 @@ pub enum Sabotage {
     LoseReply,
     /// A `Leave` vanishes, so that its room is never forgotten.
     LoseLeave,
+    /// A member that continues in shared frames does so one message too late.
+    WrongBoundary,
+    /// The private piece before shared frames lacks its last message.
+    ShortPiece,
     /// Bytes are sent twice.
     SendTwice,
     /// Bytes count as sent and are not.
@@ -34,18 +38,20 @@ impl Sabotage {
             Self::SwapRecords | Self::ForgetIds => "invariant 3",
             Self::LoseReply => "invariant 8",
             Self::LoseLeave => "invariant 10",
-            Self::SendTwice | Self::LoseSend => "invariant 5",
+            Self::WrongBoundary | Self::ShortPiece | Self::SendTwice | Self::LoseSend => "invariant 5",
             Self::FlipBit => "invariant 6",
             Self::ForgetKeys => "invariant 4",
         }
     }
 
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,
         Self::SwapRecords,
         Self::LoseReply,
         Self::LoseLeave,
+        Self::WrongBoundary,
+        Self::ShortPiece,
         Self::SendTwice,
         Self::LoseSend,
         Self::FlipBit,

@@ -8,6 +8,9 @@ use uring::Segment;
 
 use crate::sabotage::Sabotage;
 
+/// What a socket that trickles takes at once, bytes.
+const TRICKLE_BYTES_MAX: usize = 16;
+
 /// Both directions of a connection, and the shard's one send.
 #[derive(Default)]
 pub struct Socket {
@@ -15,6 +18,8 @@ pub struct Socket {
     pub opened: bool,
     /// It is one connection too many: the handshake is answered 503.
     pub refused: bool,
+    /// It takes a few bytes at a time.
+    trickles: bool,
     /// From the client, not received yet.
     pub up: VecDeque<u8>,
     /// Taken from the shard, not read by the client yet.
@@ -29,8 +34,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub fn new(refused: bool) -> Self {
-        Self { refused, ..Self::default() }
+    pub fn new(refused: bool, trickles: bool) -> Self {
+        Self { refused, trickles, ..Self::default() }
     }
 
     pub fn is_sending(&self) -> bool {
@@ -62,6 +67,9 @@ impl Socket {
         let mut taken = copy.len().min(space);
         if rng.u8(..8) == 0 && capacity != usize::MAX {
             taken = 0;
+        }
+        if self.trickles && capacity != usize::MAX {
+            taken = taken.min(rng.usize(..=TRICKLE_BYTES_MAX));
         }
         if taken > 1 && rng.u8(..4) == 0 && capacity != usize::MAX {
             taken = rng.usize(1..=taken);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use protocol::frame::{self, Incoming, Opcode};
+use protocol::frame::{self, Decoder, Deflater, Incoming, Opcode, Role};
 use protocol::{Command, Content, Dialect, ErrorCode, Page, Request, Start, native};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 /// The bit of a frame's first byte that ends a message; the opcode beside it is 0 in a continuation.
 const FIN: u8 = 0x80;
+/// The bit of a message's first byte that says it is deflated.
+pub const RSV1: u8 = 0x40;
 
 /// A message as a client reads it.
 #[derive(Debug)]
@@ -45,8 +47,14 @@ pub enum Heard<'a> {
     Ping,
 }
 
-/// Appends a request as masked frames: one, or two when it is longer than `cut`.
-pub fn say(dialect: Dialect, request: &Request<'_>, (mask, cut): ([u8; 4], usize), out: &mut Vec<u8>) {
+/// Appends a request as masked frames: one, or two when it is longer than `cut`; deflated if there is a deflater.
+pub fn say(
+    dialect: Dialect,
+    request: &Request<'_>,
+    (mask, cut): ([u8; 4], usize),
+    deflater: Option<&mut Deflater>,
+    out: &mut Vec<u8>,
+) {
     let mut payload = Vec::new();
     let opcode = match dialect {
         Dialect::Native => {
@@ -58,15 +66,32 @@ pub fn say(dialect: Dialect, request: &Request<'_>, (mask, cut): ([u8; 4], usize
             Opcode::Text
         }
     };
+    let mut flags = 0;
+    if let Some(deflater) = deflater {
+        payload = deflated(deflater, opcode, &payload);
+        flags = RSV1;
+    }
     let (front, back) = payload.split_at(cut.min(payload.len()));
     let start = out.len();
     frame::write_masked(opcode, front, mask, out);
+    out[start] |= flags;
     if !back.is_empty() {
         // Not the last frame of its message; the other one continues it.
         out[start] &= !FIN;
         let start = out.len();
         frame::write_masked(opcode, back, mask, out);
         out[start] = FIN;
+    }
+}
+
+/// The payload of a deflated message.
+fn deflated(deflater: &mut Deflater, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    deflater.write_masked(opcode, payload, [0; 4], &mut frame);
+    let mut decoder = Decoder::new(Role::Server, 1 << 30).with_deflate();
+    match decoder.next(&mut frame) {
+        Ok((_, Some(Incoming::Deflated { payload, .. }))) => payload.to_vec(),
+        other => panic!("a deflated frame is read as {other:?}"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use fastrand::Rng;
+use protocol::frame::Deflater;
 use protocol::{Dialect, Page};
 use storage::FaultyStore;
 
@@ -47,6 +48,8 @@ impl World {
             clock: Clock::default(),
             sockets: BTreeMap::new(),
             oracle: Oracle::new(store, epoch),
+            deflater: Deflater::new(1),
+            inflater: None,
             calm: false,
             met: Met::new(),
             trace,
@@ -107,6 +110,14 @@ impl World {
                 }
             }
             550 if env.plan.wall_steps_back => env.clock.step_back(env.rng.u64(..5_000)),
+            552 => {
+                env.trace.add(|| "half of the clients vanish".to_owned());
+                for client in clients {
+                    if env.rng.bool() {
+                        client.go(env);
+                    }
+                }
+            }
             551 if env.plan.jump_ms_max > 0 => {
                 let us = env.rng.u64(..env.plan.jump_ms_max * 1000);
                 env.clock.pass(us, &mut env.rng);

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use protocol::frame::{Decoder, Opcode, Role};
+use protocol::frame::Opcode;
 use protocol::{Command, Content, Dialect, Page, Start, centrifuge, handshake, native};
 
-use super::{Asked, Client, Conn, Name};
+use super::Client;
+use super::conn::{Asked, Conn, Name};
 use crate::env::Env;
 use crate::oracle::Sent;
 use crate::process::Process;
@@ -38,7 +39,11 @@ impl Client {
             self.conn = Some(conn);
             return;
         }
-        match env.rng.u8(..100) {
+        let drop_percent = env.plan.drop_percent;
+        if env.chance(drop_percent) {
+            return self.vanish(&conn, env);
+        }
+        match env.rng.u8(..98) {
             0..50 => {
                 for _ in 0..env.rng.u32(1..=env.plan.burst) {
                     self.publish(&mut conn, env);
@@ -49,8 +54,7 @@ impl Client {
             78..83 => self.leave(&mut conn, env),
             83..92 => self.history(&mut conn, env),
             92..96 => self.ask(&mut conn, Asked::Ping, Command::Ping, env),
-            96..98 => return self.vanish(&conn, env),
-            98 => {
+            96 => {
                 env.trace.add(|| format!("client {} says close", self.index));
                 conn.said_close = true;
                 conn.frame(Opcode::Close, &1000u16.to_be_bytes(), env);
@@ -64,21 +68,8 @@ impl Client {
     pub fn connect(&mut self, process: &mut Process, generation: u32, env: &mut Env) {
         let id = process.connect(env, generation);
         env.trace.add(|| format!("client {} connects as {id:?}", self.index));
-        let mut conn = Conn {
-            id,
-            key: env.rng.u128(..).to_ne_bytes(),
-            head: Some(Vec::new()),
-            decoder: Decoder::new(Role::Client, 1 << 30),
-            asked_connect: false,
-            tag: 0,
-            waiting: std::collections::BTreeMap::new(),
-            joined: std::collections::BTreeMap::new(),
-            misbehaved: false,
-            rude: env.rng.u8(..10) == 0 && !env.calm,
-            babbled_us: 0,
-            said_close: false,
-            heard_close: false,
-        };
+        let offers_deflate = env.chance(env.plan.deflate_percent);
+        let mut conn = Conn::new(id, offers_deflate, env);
         let (path, subprotocol) = match self.dialect {
             Dialect::Native => (native::PATH, env.rng.bool().then_some(native::SUBPROTOCOL)),
             Dialect::Centrifuge => (centrifuge::PATH, None),
@@ -91,16 +82,18 @@ impl Client {
             }
             1 if !env.calm => {
                 conn.misbehaved = true;
-                handshake::request("relay", path, subprotocol, false, conn.key, &mut head);
+                handshake::request("relay", path, subprotocol, offers_deflate, conn.key, &mut head);
                 head.truncate(env.rng.usize(..head.len()));
             }
-            _ => handshake::request("relay", path, subprotocol, false, conn.key, &mut head),
+            _ => handshake::request("relay", path, subprotocol, offers_deflate, conn.key, &mut head),
         }
         conn.push(&head, env);
         if !conn.misbehaved {
             let user = self.user.clone();
             self.ask(&mut conn, Asked::Connect, Command::Connect { user: Some(user.into()), device: None }, env);
-            conn.asked_connect = true;
+            if !env.calm && env.rng.u8(..4) != 0 {
+                self.come_back(&mut conn, env);
+            }
         }
         self.stalled = false;
         self.conn = Some(conn);
@@ -179,6 +172,9 @@ impl Client {
             (Some((epoch, seq)), 11) => Start::Since { seq, epoch: Some(epoch + 1) },
             (Some((epoch, seq)), 12) => Start::Since { seq: env.rng.u64(..=seq), epoch: Some(epoch) },
             (Some((epoch, seq)), 13) => Start::Since { seq: seq + env.rng.u64(..1000), epoch: Some(epoch) },
+            (Some((epoch, seq)), 15 | 16) => {
+                Start::Since { seq: seq.saturating_sub(env.rng.u64(..10)), epoch: Some(epoch) }
+            }
             (_, 14) => Start::Since { seq: self.known.get(&room).copied().unwrap_or(0), epoch: None },
             _ => {
                 let recent = [0, 1, 5, 60, 5000];
@@ -194,6 +190,16 @@ impl Client {
         };
         let command = Command::Join { room: room.to_string().into(), start };
         self.ask(conn, Asked::Join { room, start, real }, command, env);
+    }
+
+    /// Joins the rooms it was in, where it was or a little before.
+    fn come_back(&mut self, conn: &mut Conn, env: &mut Env) {
+        for (room, (epoch, seq)) in self.places.clone() {
+            let lost = if env.rng.u8(..3) == 0 { env.rng.u64(..seq.clamp(1, 6)) } else { 0 };
+            let start = Start::Since { seq: seq - lost, epoch: Some(epoch) };
+            let command = Command::Join { room: room.to_string().into(), start };
+            self.ask(conn, Asked::Join { room, start, real: true }, command, env);
+        }
     }
 
     fn leave(&mut self, conn: &mut Conn, env: &mut Env) {
@@ -268,6 +274,11 @@ impl Client {
         conn.misbehaved = true;
         let opcode = if self.dialect == Dialect::Native { Opcode::Binary } else { Opcode::Text };
         let size = if env.rng.bool() { 10 } else { env.plan.limits.frame_bytes_max + 1 };
-        conn.frame(opcode, "{".repeat(size).as_bytes(), env);
+        match env.rng.u8(..3) {
+            // A block of the reserved kind.
+            0 if conn.deflates => conn.corrupt(opcode, &[0xff; 10], env),
+            1 if conn.deflates => conn.bomb(opcode, size, env),
+            _ => conn.frame(opcode, "{".repeat(size).as_bytes(), env),
+        }
     }
 }
