@@ -128,6 +128,8 @@ impl<'w> Worker<'w> {
         }
         if self.world.storm_ns().is_some_and(|(at_ns, _)| at_ns <= now_ns) {
             self.ramp.come_back(&self.crowd.drop_out(DROPS_MAX));
+            // Their connections are closed before they may have new ones.
+            self.perform();
         }
         self.crowd.times.storm = self.world.storm();
     }
