@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use protocol::frame::{self, Decoder, Opcode, Role};
+use protocol::frame::{self, Decoder, Deflater, Incoming, Inflater, Opcode, Role};
 use protocol::handshake::{self, Response};
 use protocol::{Command, Content, Page, Request, Start, centrifuge, native};
 use serde_json::{Value, json};
@@ -21,6 +21,11 @@ const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub struct Client {
     stream: TcpStream,
     decoder: Decoder,
+    inflater: Inflater,
+    /// Messages that came deflated.
+    pub inflated: usize,
+    /// All bytes since [`Client::record`].
+    recorded: Option<Vec<u8>>,
     /// Read and not asked for yet.
     events: VecDeque<(u32, Event)>,
     tag: u32,
@@ -32,6 +37,15 @@ impl Client {
     /// Opens a TCP connection with a kernel receive buffer of so many bytes and shakes hands. `Err` has the answer of a
     /// relay that refuses, or says how the attempt ended.
     pub fn try_open(address: SocketAddr, path: &str, receive_bytes: Option<usize>) -> Result<Self, String> {
+        Self::shake_hands(address, path, receive_bytes, false)
+    }
+
+    fn shake_hands(
+        address: SocketAddr,
+        path: &str,
+        receive_bytes: Option<usize>,
+        offers_deflate: bool,
+    ) -> Result<Self, String> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         if let Some(bytes) = receive_bytes {
             socket.set_recv_buffer_size(bytes).unwrap();
@@ -41,7 +55,7 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut request = Vec::new();
-        handshake::request("relay", path, None, false, KEY, &mut request);
+        handshake::request("relay", path, None, offers_deflate, KEY, &mut request);
         stream.write_all(&request).map_err(|error| error.to_string())?;
         let mut head = Vec::new();
         let used = loop {
@@ -51,14 +65,26 @@ impl Client {
                 Ok(count) => head.extend_from_slice(&buffer[..count]),
                 Err(error) => return Err(error.to_string()),
             }
-            match handshake::read_response(&head, KEY, false) {
+            match handshake::read_response(&head, KEY, offers_deflate) {
                 Response::Partial => {}
-                Response::Accepted { used, .. } => break used,
+                Response::Accepted { used, deflate } => {
+                    assert_eq!(deflate, offers_deflate);
+                    break used;
+                }
                 Response::Refused(_) => return Err(answer_to_its_end(stream, head)),
             }
         };
         let decoder = Decoder::new(Role::Client, FRAME_BYTES_MAX);
-        let mut client = Self { stream, decoder, events: VecDeque::new(), tag: 0, polite: true };
+        let mut client = Self {
+            stream,
+            decoder: if offers_deflate { decoder.with_deflate() } else { decoder },
+            inflater: Inflater::new(),
+            inflated: 0,
+            recorded: None,
+            events: VecDeque::new(),
+            tag: 0,
+            polite: true,
+        };
         client.take(&mut head[used..]);
         Ok(client)
     }
@@ -71,6 +97,12 @@ impl Client {
     /// A connected native client.
     pub fn native(address: SocketAddr, user: &str) -> Self {
         Self::open(address, native::PATH).connected(user)
+    }
+
+    /// A connected native client whose messages may be deflated.
+    pub fn deflating(address: SocketAddr, user: &str) -> Self {
+        let client = Self::shake_hands(address, native::PATH, None, true);
+        client.unwrap_or_else(|why| panic!("cannot connect: {why}")).connected(user)
     }
 
     /// Sends connect and waits for its reply.
@@ -119,7 +151,18 @@ impl Client {
     pub fn frame(&mut self, opcode: Opcode, payload: &[u8]) -> io::Result<()> {
         let mut frame = Vec::new();
         frame::write_masked(opcode, payload, MASK, &mut frame);
-        self.stream.write_all(&frame)
+        self.send_bytes(&frame)
+    }
+
+    /// Sends a deflated message.
+    pub fn deflated(&mut self, opcode: Opcode, payload: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::new();
+        Deflater::new(6).write_masked(opcode, payload, MASK, &mut frame);
+        self.send_bytes(&frame)
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     /// Sends a native command and waits for its reply.
@@ -250,9 +293,33 @@ impl Client {
         self.rest();
     }
 
+    /// From now on, keeps all bytes for [`Client::recorded`].
+    pub fn record(&mut self) {
+        self.recorded = Some(Vec::new());
+    }
+
+    /// What was received since the last call.
+    pub fn recorded(&mut self) -> Vec<u8> {
+        self.recorded.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Reads bytes that are never decoded.
+    pub fn read_bytes(&mut self, buffer: &mut [u8]) {
+        assert!(self.events.is_empty(), "what was decoded was looked at");
+        self.stream.read_exact(buffer).unwrap();
+    }
+
+    /// Reads a few bytes, at most.
+    pub fn sip(&mut self, bytes_max: usize) {
+        self.fill_from(&mut vec![0; bytes_max]);
+    }
+
     fn fill(&mut self) {
-        let mut buffer = [0; 16 * 1024];
-        match self.stream.read(&mut buffer) {
+        self.fill_from(&mut [0; 16 * 1024]);
+    }
+
+    fn fill_from(&mut self, buffer: &mut [u8]) {
+        match self.stream.read(buffer) {
             Ok(0) => self.events.push_back((0, Event::Ended)),
             Ok(count) => self.take(&mut buffer[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
@@ -263,9 +330,16 @@ impl Client {
     }
 
     fn take(&mut self, bytes: &mut [u8]) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.extend_from_slice(bytes);
+        }
         let (mut at, mut pings, mut closed) = (0, 0, false);
-        while let (used, Some(incoming)) = self.decoder.next(&mut bytes[at..]).unwrap() {
+        while let (used, Some(mut incoming)) = self.decoder.next(&mut bytes[at..]).unwrap() {
             at += used;
+            if let Incoming::Deflated { opcode, payload } = incoming {
+                self.inflated += 1;
+                incoming = self.inflater.inflate(opcode, payload, FRAME_BYTES_MAX).unwrap();
+            }
             let events = Event::read(&incoming);
             pings += events.iter().filter(|(_, event)| *event == Event::Ping).count();
             closed |= events.iter().any(|(_, event)| matches!(event, Event::Closed { .. }));

@@ -88,7 +88,7 @@ impl Event {
             Incoming::Text(text) => text.lines().map(Self::from_json).collect(),
             Incoming::Ping(_) => vec![(0, Self::Ping)],
             Incoming::Pong(_) => Vec::new(),
-            Incoming::Deflated { .. } => panic!("deflate was not offered"),
+            Incoming::Deflated { .. } => panic!("it is to be inflated"),
             Incoming::Close { code, reason } => vec![(0, Self::Closed { code: *code, reason: (*reason).to_owned() })],
         }
     }

@@ -13,14 +13,15 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Nothing takes this long unless it hangs.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Shards of every relay here, so that both sides of the mesh are used on any machine.
+/// Shards of a relay here, unless its test says otherwise, so that both sides of the mesh are used on any machine.
 pub const SHARDS: usize = 2;
 
 /// `relay serve` on a free port, with limits that tests do not meet by accident.
 pub fn serve(store: &[&str], flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
-    command.arg("serve").args(store).args(["--shards", &SHARDS.to_string()]);
-    for default in ["--listen=127.0.0.1:0", "--session-publish-rate=100000", "--user-publish-rate=100000"] {
+    command.arg("serve").args(store);
+    let shards = format!("--shards={SHARDS}");
+    for default in ["--listen=127.0.0.1:0", "--session-publish-rate=100000", "--user-publish-rate=100000", &shards] {
         let (flag, _) = default.split_once('=').unwrap();
         if !flags.contains(&flag) {
             command.arg(default);
@@ -41,6 +42,14 @@ pub struct Relay {
 pub struct Exit {
     pub code: Option<i32>,
     pub said: Vec<String>,
+}
+
+impl Exit {
+    /// A count of the line that a relay ends with.
+    pub fn count(&self, name: &str) -> u64 {
+        let (_, rest) = self.said.last().unwrap().split_once(&format!(" {name}: ")).unwrap();
+        rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
+    }
 }
 
 impl Relay {
