@@ -7,9 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use protocol::frame::{Decoder, Role, write_close};
+use protocol::frame::{Decoder, Deflater, Role, write_close};
 use protocol::handshake::{self, Request as Upgrading};
 use protocol::{Command, Content, Dialect, Event, Message, Page, Start, native};
+
+use crate::deflate::alter;
 
 /// What the server does wrong. "Nth" counts publishes from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,11 @@ pub enum Fault {
     GapFor(u64, u32),
     /// The same, and the history lacks the second one of them.
     LostGapFor(u64, u32),
+    /// One bit of the first compressed frame from the nth message on, where it can be a letter's, is changed for this
+    /// user.
+    AlterByte(u64, u32),
+    /// The nth message's compressed frame ends in a wrong byte for this user.
+    CorruptByte(u64, u32),
     /// This user is closed as a slow consumer at the nth message.
     CloseAsSlow(u64, u32),
     /// The first user that comes back and missed something does not get the first message it missed.
@@ -59,6 +66,7 @@ pub struct FakeRelay {
 
 struct Shared {
     fault: Fault,
+    deflates: bool,
     state: Mutex<State>,
     published: Condvar,
 }
@@ -87,6 +95,7 @@ struct Room {
 struct Member {
     name: String,
     stream: TcpStream,
+    deflater: Option<Deflater>,
 }
 
 impl Member {
@@ -95,8 +104,33 @@ impl Member {
     }
 
     /// Whoever is gone by now gets nothing.
-    fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
+    fn send(&mut self, frames: &[u8]) {
+        let bytes = self.packed(frames);
+        let _ = self.stream.write_all(&bytes);
+    }
+
+    /// Frames as this member agreed to get them.
+    fn packed(&mut self, frames: &[u8]) -> Vec<u8> {
+        let Some(deflater) = &mut self.deflater else { return frames.to_vec() };
+        let mut out = Vec::new();
+        deflater.deflate(frames, 0, &mut out);
+        out
+    }
+
+    /// Sends a compressed frame with a byte that is wrong. False: it has none that would do.
+    fn send_wrong(&mut self, frame: &[u8], fault: Fault) -> bool {
+        let mut packed = self.packed(frame);
+        assert_eq!(packed[0] & 0x40, 0x40, "it is compressed");
+        if let Fault::CorruptByte(..) = fault {
+            *packed.last_mut().expect("it has bytes") = 0xff;
+        } else {
+            match alter(&packed) {
+                Some(altered) => packed = altered,
+                None => return false,
+            }
+        }
+        let _ = self.stream.write_all(&packed);
+        true
     }
 }
 
@@ -121,9 +155,18 @@ impl Room {
 impl FakeRelay {
     /// Serves on a free port.
     pub fn start(fault: Fault) -> Self {
+        Self::serve(fault, false)
+    }
+
+    /// The same, and compresses for those who offer it.
+    pub fn start_deflating(fault: Fault) -> Self {
+        Self::serve(fault, true)
+    }
+
+    fn serve(fault: Fault, deflates: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(Shared { fault, state: Mutex::default(), published: Condvar::new() });
+        let shared = Arc::new(Shared { fault, deflates, state: Mutex::default(), published: Condvar::new() });
         let server = Self { address, shared: Arc::clone(&shared) };
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -160,7 +203,7 @@ impl Shared {
 /// One connection, until either end is done with it.
 fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
     stream.set_nodelay(true).ok()?;
-    let mut pending = open(&mut stream)?;
+    let (mut pending, deflate) = open(&mut stream, shared.deflates)?;
     let mut decoder = Decoder::new(Role::Server, 1 << 20);
     let mut user = String::new();
     let mut buffer = vec![0; 16 << 10];
@@ -170,7 +213,9 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
             at += used;
             let mut alive = true;
             Dialect::Native
-                .decode(&message, &mut |request| alive &= answer(&stream, shared, &mut user, request).is_some())
+                .decode(&message, &mut |request| {
+                    alive &= answer(&stream, shared, &mut user, deflate, request).is_some()
+                })
                 .ok()?;
             alive.then_some(())?;
         }
@@ -180,8 +225,8 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
     }
 }
 
-/// The handshake; gives the bytes that came behind it.
-fn open(stream: &mut TcpStream) -> Option<Vec<u8>> {
+/// The handshake; gives the bytes that came behind it, and whether compression was agreed on.
+fn open(stream: &mut TcpStream, deflates: bool) -> Option<(Vec<u8>, bool)> {
     let mut head = Vec::new();
     let mut buffer = [0; 2_048];
     loop {
@@ -191,16 +236,23 @@ fn open(stream: &mut TcpStream) -> Option<Vec<u8>> {
             Upgrading::Partial => {}
             Upgrading::Upgrade { upgrade, used } => {
                 let mut answer = Vec::new();
-                handshake::accept(&upgrade, Some(native::SUBPROTOCOL), false, &mut answer);
+                let deflate = deflates && upgrade.deflate;
+                handshake::accept(&upgrade, Some(native::SUBPROTOCOL), deflate, &mut answer);
                 stream.write_all(&answer).ok()?;
-                return Some(head.split_off(used));
+                return Some((head.split_off(used), deflate));
             }
             Upgrading::Refused { .. } => return None,
         }
     }
 }
 
-fn answer(mut stream: &TcpStream, shared: &Shared, user: &mut String, request: protocol::Request<'_>) -> Option<()> {
+fn answer(
+    mut stream: &TcpStream,
+    shared: &Shared,
+    user: &mut String,
+    deflate: bool,
+    request: protocol::Request<'_>,
+) -> Option<()> {
     let mut bytes = Vec::new();
     let mut reply = |event: &Event<'_>| Dialect::Native.encode(request.tag, event, &mut bytes);
     match request.command {
@@ -210,7 +262,9 @@ fn answer(mut stream: &TcpStream, shared: &Shared, user: &mut String, request: p
             stream.write_all(&bytes).ok()
         }
         Command::Join { room, start } => {
-            join(stream, shared, user, request.tag, &room, start);
+            let deflater = deflate.then(|| Deflater::new(6));
+            let member = Member { name: user.clone(), stream: stream.try_clone().ok()?, deflater };
+            join(member, shared, request.tag, &room, start);
             Some(())
         }
         Command::History { room, page: Page::After(seq), limit } => {
@@ -240,7 +294,7 @@ fn answer(mut stream: &TcpStream, shared: &Shared, user: &mut String, request: p
 }
 
 /// Makes the user a member: what it asks for, then what follows.
-fn join(stream: &TcpStream, shared: &Shared, user: &str, tag: u32, room: &str, start: Start) -> Option<()> {
+fn join(mut member: Member, shared: &Shared, tag: u32, room: &str, start: Start) {
     let State { rooms, injected, .. } = &mut *shared.lock();
     let log = rooms.entry(room.to_owned()).or_default();
     let head = log.log.len() as u64;
@@ -267,10 +321,8 @@ fn join(stream: &TcpStream, shared: &Shared, user: &str, tag: u32, room: &str, s
     *injected +=
         u64::from(inject && matches!(shared.fault, Fault::ResumeWithout | Fault::ResumeTwice | Fault::NotRecovered));
     bytes.extend(log.batch(room, first));
-    let mut member = Member { name: user.to_owned(), stream: stream.try_clone().ok()? };
     member.send(&bytes);
     log.members.push(member);
-    Some(())
 }
 
 /// Stores, acks and delivers one message, in that order, with the fault where it belongs. Gives its number.
@@ -335,6 +387,12 @@ fn deliver(state: &mut State, fault: Fault, nth: u64, room: &str, user: &str, bo
                     0
                 }
                 Fault::SkipFor(n, user) if n == nth && member.is(user) => 0,
+                Fault::AlterByte(n, user) if nth >= n && *injected == 0 && member.is(user) => {
+                    u64::from(!member.send_wrong(&batch, fault))
+                }
+                Fault::CorruptByte(n, user) if n == nth && member.is(user) => {
+                    u64::from(!member.send_wrong(&batch, fault))
+                }
                 Fault::GapFor(n, user) | Fault::LostGapFor(n, user)
                     if (n..n + GAP).contains(&nth) && member.is(user) =>
                 {

@@ -1,6 +1,7 @@
 //! The tool against servers that misbehave in known ways, as real processes: each must be caught with exact counts.
 
 mod chat;
+mod deflate;
 mod fake;
 mod load;
 mod scenarios;
