@@ -33,7 +33,7 @@ fn main() -> io::Result<()> {
 
     let agenda = Agenda::new(&world.plan, (0..viewers).collect());
     let mut log = Log { agenda, ids: Snowflake::new(0, 0, 0), last_seq: 0, deflater: Deflater::new(6) };
-    let mut buffers = vec![[0; BUFFER_BYTES]; BUFFERS];
+    let mut buffers = vec![vec![0; BUFFER_BYTES]; BUFFERS];
     let (mut busy, mut copying, mut bytes) = (Duration::ZERO, Duration::ZERO, 0);
     for second in 1..=u64::from(seconds) {
         let visit = log.visit(&world, second * SECOND_NS, frames);

@@ -1,8 +1,8 @@
 //! The load-test tool: an open model of chat users, every receiver verified, measured without self-deception.
 //!
 //! [`plan`] says who sends what ([`text`]) when. One [`worker`] a core moves bytes between its sockets and its
-//! [`crowd`] of users; [`verify`], [`room`] and [`audit`] check what they hear; [`mod@run`] moves all through the phases and
-//! [`report`] tells the result.
+//! [`crowd`] of users; [`verify`], [`room`] and [`audit`] check what they hear, with [`frames`] for what was checked
+//! before; [`mod@run`] moves all through the phases and [`report`] tells the result.
 
 pub mod audit;
 pub mod buffers;

@@ -214,7 +214,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
             let mut alive = true;
             Dialect::Native
                 .decode(&message, &mut |request| {
-                    alive &= answer(&stream, shared, &mut user, deflate, request).is_some()
+                    alive &= answer(&stream, shared, &mut user, deflate, request).is_some();
                 })
                 .ok()?;
             alive.then_some(())?;
