@@ -9,15 +9,19 @@ pub const PERIOD_US_MAX: u64 = 2_000_000;
 /// A shorter period than this is none: rooms go out at once.
 const PERIOD_US_MIN: u64 = 20_000;
 /// A period grows while sweeps take more than this share of the core…
-const SWEEPS_SHARE: f64 = 0.4;
+const SWEEPS_SHARE: f64 = 0.36;
 /// …and a further second of it would save this much of the core.
-const WORTH_PER_S: f64 = 0.45;
+const WORTH_PER_S: f64 = 0.3;
 /// Share of the core that the visits of rooms served at once may cost together, however short the period.
 const AT_ONCE_SHARE: f64 = 0.1;
 /// A room whose frames cost fewer visits per second than this on any core is cut without delay.
-pub const CUT_AT_ONCE_VISITS_PER_S: f64 = 1_000.0;
-/// A larger room is cut this often in a period: longer frames deflate better, and each adds its length to a delivery.
-const CUTS_PER_PERIOD: u64 = 8;
+const CUT_AT_ONCE_VISITS_PER_S: f64 = 1_000.0;
+/// A larger room is cut this often in a period…
+const CUTS_PER_PERIOD: u64 = 16;
+/// …or this often, if a frame then has at least so many messages: such frames deflate much better than shorter ones,
+/// while each adds its length to a delivery.
+const LONG_CUTS_PER_PERIOD: u64 = 4;
+const LONG_FRAME_MESSAGES: f64 = 128.0;
 /// Members visited in one chunk; between two chunks the core does other work.
 pub const CHUNK_VISITS: u64 = 128;
 
@@ -130,9 +134,16 @@ impl Tempo {
     pub fn period_us(&self) -> u64 {
         self.period_us
     }
-    /// How old the oldest message of a large room may get before it is cut, microseconds.
-    pub fn cut_us(&self) -> u64 {
-        self.period_us / CUTS_PER_PERIOD
+    /// How old the oldest message of a room with so many members on one core may get before it is cut, microseconds.
+    pub fn cut_us(&self, rate: MessageRate, members: usize) -> u64 {
+        let long_us = self.period_us / LONG_CUTS_PER_PERIOD;
+        if rate.visits_per_s(members) < CUT_AT_ONCE_VISITS_PER_S {
+            0
+        } else if rate.0 * long_us as f64 / 1e6 >= LONG_FRAME_MESSAGES {
+            long_us
+        } else {
+            self.period_us / CUTS_PER_PERIOD
+        }
     }
     /// How long a busy core rests between two looks: a hundredth of the period.
     pub fn rest_us(&self) -> u64 {
@@ -264,9 +275,9 @@ mod tests {
     #[test]
     fn the_period_is_as_long_as_it_pays() {
         let (period, paced) = plan((1..=1000).map(|rank| 4676 / rank));
-        assert!((0.35..0.6).contains(&period) && (50..150).contains(&paced), "Zipf: {period} s, {paced} feeds");
+        assert!((0.5..0.7).contains(&period) && (50..150).contains(&paced), "Zipf: {period} s, {paced} feeds");
         let (period, paced) = plan([35_000].into_iter());
-        assert!((0.8..1.0).contains(&period) && paced == 1, "one room: {period} s");
+        assert!((0.9..1.1).contains(&period) && paced == 1, "one room: {period} s");
         let (period, _) = plan([5_000].into_iter());
         assert!((0.1..0.15).contains(&period), "one room of 10,000: {period} s");
         assert_eq!(plan(std::iter::repeat_n(35, 1000)), (0.0, 0), "equal small rooms gain nothing from waiting");

@@ -300,7 +300,7 @@ impl Shard {
         let sending = mem::replace(&mut session.sending, Sending::Nothing);
         let Some(segment) = session.rest.take() else { return };
         if taken == segment.len() {
-            session.blocked_ds = 0;
+            (session.blocked_ds, session.sent_ds) = (0, now_ds);
             if self.has_more(id) {
                 self.visit(id);
             }

@@ -11,7 +11,6 @@ use super::{Owned, Shard, StoreReply, StoreRequest};
 use crate::feed::Shared;
 use crate::mesh::Mesh;
 use crate::room::{Publish, Room, Verdict, Waiter};
-use crate::tempo::CUT_AT_ONCE_VISITS_PER_S;
 
 /// Records of one append.
 const APPEND_RECORDS_MAX: usize = 1024;
@@ -302,13 +301,13 @@ impl Shard {
 
     /// Makes what is due visible, and sends again what a full lane did not take.
     pub(super) fn cut_due(&mut self) {
-        let (now_us, cut_us) = (self.now.us, self.tempo.cut_us());
+        let now_us = self.now.us;
         for index in mem::take(&mut self.uncut) {
             self.with_room(index, |shard, room| {
                 if room.cut == room.durable {
                     return;
                 }
-                if now_us >= room.uncut_since_us + cut_delay_us(room, cut_us) {
+                if now_us >= room.uncut_since_us + shard.cut_delay_us(room) {
                     shard.cut(index, room);
                 } else {
                     shard.uncut.push(index);
@@ -326,10 +325,15 @@ impl Shard {
     /// When the next room is due to be cut.
     pub(super) fn next_cut_us(&self) -> u64 {
         let due = self.uncut.iter().filter_map(|&index| match &self.rooms[index as usize] {
-            Some(Owned::Ready(room)) => Some(room.uncut_since_us + cut_delay_us(room, self.tempo.cut_us())),
+            Some(Owned::Ready(room)) => Some(room.uncut_since_us + self.cut_delay_us(room)),
             _ => None,
         });
         due.min().unwrap_or(u64::MAX)
+    }
+
+    /// How long durable messages of a room wait for others to share their frame.
+    fn cut_delay_us(&self, room: &Room) -> u64 {
+        self.tempo.cut_us(room.rate, room.members_on_one_core() as usize)
     }
 
     /// Everything durable becomes visible.
@@ -383,12 +387,6 @@ impl Shard {
             _ => {}
         }
     }
-}
-
-/// How long durable messages of a room wait for others to share their frame.
-fn cut_delay_us(room: &Room, cut_us: u64) -> u64 {
-    let visits_per_s = room.rate.visits_per_s(room.members_on_one_core() as usize);
-    if visits_per_s < CUT_AT_ONCE_VISITS_PER_S { 0 } else { cut_us }
 }
 
 fn bodies_bytes(records: &[Arc<Record>]) -> usize {

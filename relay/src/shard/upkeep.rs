@@ -109,22 +109,29 @@ impl Shard {
                 if blocked {
                     return Some(Due::Close(Close::SlowConsumer));
                 }
-                // Only after an unanswered ping: when this process itself stood still, nobody had one to answer.
-                if silent >= ds(limits.idle_timeout_ms) && session.pinged_ds > session.heard_ds {
+                let interval = ds(limits.ping_interval_ms);
+                // Only after a ping was not answered in its time: when this process itself stood still, or nobody was
+                // pinged because there was enough else to send, nobody had one to answer.
+                let in_vain = session.asked_ds > session.heard_ds;
+                if in_vain && now - session.asked_ds >= ds(limits.idle_timeout_ms) - interval {
                     return Some(Due::Close(Close::Idle));
                 }
-                // The Centrifuge dialect's clients expect pings at their interval; others need them when silent.
+                // The Centrifuge dialect's clients expect pings at their interval. Others are pinged when nothing is
+                // heard of them and nothing sent: what is sent tells as well whether somebody is there (see `listener`).
                 let since = match session.speaks {
                     Speaks::Dialect(Dialect::Centrifuge) => now - session.pinged_ds,
-                    _ => silent.min(now - session.pinged_ds),
+                    _ => silent.min(now - session.sent_ds.max(session.pinged_ds)),
                 };
-                (since >= ds(limits.ping_interval_ms)).then_some(Due::Ping)
+                (since >= interval).then_some(Due::Ping)
             }
         }
     }
 
     fn ping(&mut self, session: &mut Session) {
         session.pinged_ds = self.now.ds();
+        if session.asked_ds <= session.heard_ds {
+            session.asked_ds = session.pinged_ds;
+        }
         match session.speaks {
             Speaks::Dialect(Dialect::Centrifuge) if session.user.is_some() => {
                 Dialect::Centrifuge.encode(0, &Event::Ping, &mut session.replies);

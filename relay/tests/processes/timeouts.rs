@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::thread;
 
-use protocol::Command;
+use protocol::{Command, Start};
 
 use crate::client::Client;
 use crate::event::Event;
@@ -33,4 +33,24 @@ fn a_client_that_answers_pings_stays_and_one_that_does_not_is_closed_as_idle() {
     let rest = mute.rest();
     assert!(matches!(rest[..], [Event::Closed { code: Some(4000), .. }]), "{rest:?}");
     assert_eq!(quiet.join().unwrap(), Event::Pong);
+}
+
+#[test]
+fn a_mute_client_stays_while_it_takes_what_it_is_sent_and_is_closed_when_its_room_falls_silent() {
+    let flags = ["--ping-interval-ms", "1000", "--idle-timeout-ms", "2000", "--user-publish-rate", "1000000"];
+    let relay = Relay::in_memory(&[&flags[..], &["--session-publish-rate", "1000000"]].concat());
+    let mut quiet = Client::native(relay.address, "quiet");
+    let quiet = thread::spawn(move || (0..4).for_each(|_| quiet.ping()));
+    let mut mute = Client::native(relay.address, "mute");
+    mute.polite = false;
+    mute.join("lobby", Start::Recent(0));
+    let mut speaker = Client::native(relay.address, "speaker");
+    let mut said = 0;
+    while !quiet.is_finished() {
+        said = speaker.say("lobby", "still here?").0;
+        assert_eq!(mute.lines(1)[0].seq, said);
+    }
+    assert!(said > 0);
+    let rest = mute.rest();
+    assert!(matches!(rest[..], [Event::Closed { code: Some(4000), .. }]), "{rest:?}");
 }
