@@ -1,8 +1,8 @@
 //! The receive buffers of a thread's rings: large enough for a visit in one piece, few enough to stay in the cache.
 //!
-//! Large ones cost nothing, for only what is filled is touched. Many do: the kernel fills them in turn, and so always the
-//! one whose contents left the cache first. Few suffice, because the kernel fills a few dozen at most before they are
-//! given back.
+//! Large ones cost nothing, for only what is filled is touched. Many do: the kernel fills them in turn, and so always
+//! the one whose contents left the cache first. Few suffice, because the kernel fills a few dozen at most before they
+//! are given back.
 
 use crate::plan::Plan;
 

@@ -33,8 +33,8 @@ Examples:
 How it measures: an open model. Who sends when is fixed by --seed before the run; a late message is sent late, never
 skipped, and latency counts from the time it was intended for. Every receiver is checked for loss, duplicates and order
 from its join to its room's highest acked seq, and every body against what was sent: a frame's first copy message by
-message, all others by comparing their bytes with the first one. A time of receipt is read when the kernel gives the bytes
-away and counted with those of the millisecond that follows: late by at most the printed loop lag and 1 ms, never early.
+message, all others by comparing their bytes with the first one. A time of receipt is read when the kernel gives the
+bytes away and counted with those of the millisecond that follows: late by at most the loop lag and 1 ms, never early.
 Slow readers are verified, but not timed and not owed what they have not read at the end: a message that they miss without
 an announced gap is lost. Gaps are fetched from the history afterwards. Users that drop out join again from the last seq
 they have, and each one's order is checked across the absence. From then on they are not timed, and neither are messages

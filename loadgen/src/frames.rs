@@ -137,7 +137,8 @@ impl Frames {
         frame
     }
 
-    /// Gives every batch that was received since the last time, and by how many members whose times count. Then forgets what is too old.
+    /// Gives every batch that was received since the last time, and by how many members whose times count. Then forgets
+    /// what is too old.
     pub fn drain_heard(&mut self, now_ns: u64, mut each: impl FnMut(Batch, u32)) {
         for number in self.heard.drain(..) {
             let frame = &mut self.known[(number.get() - self.oldest) as usize];

@@ -72,8 +72,8 @@ impl Crowd<'_> {
         }
     }
 
-    /// Takes the frames at the front of `input` that continue what the user has and are known byte for byte. Returns how
-    /// many bytes they were.
+    /// Takes the frames at the front of `input` that continue what the user has and are known byte for byte. Returns
+    /// how many bytes they were.
     fn take_known(&mut self, place: u32, input: &[u8], now_ns: u64) -> usize {
         let user = &self.users[place as usize];
         if user.phase != Phase::Joined || !user.decoder.is_idle() {

@@ -134,7 +134,7 @@ impl Report {
         let (buffers, slab) = (mib(server.tcp_memory_max_bytes), mib(server.slab_growth_max_bytes));
         writeln!(
             f,
-            "kernel   at most {buffers:.0} MiB in TCP buffers and {slab:.0} MiB more slab than before, this whole machine"
+            "kernel   {buffers:.0} MiB in TCP buffers and {slab:.0} MiB more slab than before at most, this whole machine"
         )
     }
 

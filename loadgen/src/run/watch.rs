@@ -49,7 +49,7 @@ pub struct Totals {
 }
 
 impl Watch {
-    /// Watches the server's process, if it is one of this machine. Made before the ramp, so that growth counts from there.
+    /// Watches the server's process, if it is one of this machine. To be made before the ramp: growth counts from now.
     pub fn new(server: Option<u32>) -> Self {
         Self { server, slab_before_bytes: machine::slab_bytes(), ..Self::default() }
     }
