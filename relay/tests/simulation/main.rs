@@ -29,7 +29,7 @@ const SEEDS: u64 = 300;
 const SABOTAGE_SEEDS: u64 = 1000;
 
 /// Of so many resumes, at most one may have a gap for no other reason than that its core started over.
-const TORN_PART: u64 = 200;
+const TORN_PART: u64 = 1000;
 
 /// What the seeds together must have met, or the simulation proves little.
 const TO_MEET: [&str; 30] = [
