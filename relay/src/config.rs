@@ -93,11 +93,10 @@ pub struct Limits {
     /// How long the opening handshake may take, milliseconds
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
     pub handshake_timeout_ms: u64,
-    /// A client that says nothing and is sent nothing is pinged this often, milliseconds
+    /// A silent client is pinged this often, unless it takes much of what it is sent, milliseconds
     #[arg(long, default_value_t = 25_000, value_name = "MS")]
     pub ping_interval_ms: u64,
-    /// A client that was silent this long, pings unanswered, is closed, milliseconds; so is one whose kernel does not
-    /// take what is sent
+    /// A client that was silent this long, pings unanswered, is closed, milliseconds
     #[arg(long, default_value_t = 70_000, value_name = "MS")]
     pub idle_timeout_ms: u64,
     /// A connection that takes nothing of what waits for it this long is closed, milliseconds

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use flume::Receiver;
 use glommio::{LocalExecutorBuilder, Placement};
 use storage::Store;
-use uring::{Config, Inherited, Ring, Wake};
+use uring::{Config, Ring, Wake};
 
 pub use self::admission::Capacity;
 use self::core::{Core, Links};
@@ -132,15 +132,8 @@ fn listen(plan: &Plan) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {
     let probe = probe(plan.listen).with_context(taken)?;
     let address = probe.local_addr()?;
     drop(probe);
-    let limits = &plan.limits;
-    // Later than a slow consumer is told, for it is not gone.
-    let user_timeout_ms = limits.idle_timeout_ms.max(limits.slow_consumer_timeout_ms + 10_000);
-    let inherited = Inherited {
-        send_buffer_bytes: Some(limits.send_buffer_bytes),
-        user_timeout: Some(Duration::from_millis(user_timeout_ms)),
-    };
     let listeners = (0..plan.shards)
-        .map(|_| uring::listener(address, 65_535, true, inherited))
+        .map(|_| uring::listener(address, 65_535, true, Some(plan.limits.send_buffer_bytes)))
         .collect::<Result<_, _>>()
         .with_context(taken)?;
     Ok((address, listeners))
@@ -151,7 +144,7 @@ fn listen(plan: &Plan) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {
 fn probe(address: SocketAddr) -> std::io::Result<TcpListener> {
     let until = Instant::now() + ADDRESS_TIMEOUT;
     loop {
-        match uring::listener(address, 1, false, Inherited::default()) {
+        match uring::listener(address, 1, false, None) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(20));
             }

@@ -78,12 +78,13 @@ pub struct Session {
     pub refused: bool,
     /// The socket is closed once everything queued is sent.
     pub close_when_sent: bool,
-    /// Tenths of a second since the shard began: when it was last heard, when it last took everything it was sent, when
-    /// it was last pinged, and when for the first time since it was heard.
+    /// Tenths of a second since the shard began: when it was last heard, last due to be pinged, and pinged for the first
+    /// time since it was heard.
     pub heard_ds: u32,
-    pub sent_ds: u32,
     pub pinged_ds: u32,
     pub asked_ds: u32,
+    /// Bytes that its kernel buffer took since it was last due to be pinged.
+    pub taken: u32,
     /// Since when it has taken nothing of what waits for it; 0 while nothing waits.
     pub blocked_ds: u32,
     pub decoder: Decoder,
@@ -110,9 +111,9 @@ impl Session {
             refused: false,
             close_when_sent: false,
             heard_ds: now_ds,
-            sent_ds: now_ds,
             pinged_ds: now_ds,
             asked_ds: now_ds,
+            taken: 0,
             blocked_ds: 0,
             decoder: Decoder::new(Role::Server, message_bytes_max),
             user: None,

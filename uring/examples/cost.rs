@@ -32,8 +32,7 @@ fn config(connections: usize) -> Config {
 fn serve(connections: usize, bytes: usize) -> io::Result<()> {
     let wake = Wake::new()?;
     let mut ring = Ring::new(config(connections), &wake).map_err(Error::other)?;
-    let listener =
-        uring::listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 4096, false, uring::Inherited::default())?;
+    let listener = uring::listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 4096, false, None)?;
     let port = listener.local_addr()?.port();
     ring.listen(listener);
     let mut peer = start_peer(connections, port)?;

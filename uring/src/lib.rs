@@ -22,7 +22,7 @@ mod slots;
 mod token;
 
 pub use event::{Event, Socket};
-pub use listen::{Inherited, listener};
+pub use listen::listener;
 pub use ring::{ACCEPTS_MAX, Ring};
 pub use segment::{Chunk, Segment};
 pub use setup::{Config, SetupError};

@@ -14,7 +14,7 @@ fn accepting_goes_on_when_descriptors_are_back() {
     let wake = Wake::new().unwrap();
     let config = Config { sockets: 8, recv_buffers: 8, recv_buffer_bytes: 512, queue_entries: 8 };
     let mut ring = Ring::new(config, &wake).unwrap();
-    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 16, false, uring::Inherited::default()).unwrap();
+    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 16, false, None).unwrap();
     let address = listener.local_addr().unwrap();
     ring.listen(listener);
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

@@ -300,7 +300,8 @@ impl Shard {
         let sending = mem::replace(&mut session.sending, Sending::Nothing);
         let Some(segment) = session.rest.take() else { return };
         if taken == segment.len() {
-            (session.blocked_ds, session.sent_ds) = (0, now_ds);
+            session.blocked_ds = 0;
+            session.taken = session.taken.saturating_add(taken as u32);
             if self.has_more(id) {
                 self.visit(id);
             }

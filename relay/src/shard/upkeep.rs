@@ -22,6 +22,8 @@ const ROOM_IDLE_US: u64 = 60_000_000;
 const FEED_KEEP_S: u32 = 60;
 /// After its close frame a connection is ended this much later, tenths of a second, if the peer does not answer.
 const CLOSING_DS: u32 = 20;
+/// So many times its send buffer's size (which the kernel doubles) tell as much of a client as an answered ping.
+const FLOWING_BUFFERS: usize = 4;
 /// Connections that are told to go away per turn while stopping.
 const STOP_CHUNK: usize = 1024;
 
@@ -116,11 +118,10 @@ impl Shard {
                 if in_vain && now - session.asked_ds >= ds(limits.idle_timeout_ms) - interval {
                     return Some(Due::Close(Close::Idle));
                 }
-                // The Centrifuge dialect's clients expect pings at their interval. Others are pinged when nothing is
-                // heard of them and nothing sent: what is sent tells as well whether somebody is there (see `listener`).
+                // The Centrifuge dialect's clients expect pings at their interval; others need them when silent.
                 let since = match session.speaks {
                     Speaks::Dialect(Dialect::Centrifuge) => now - session.pinged_ds,
-                    _ => silent.min(now - session.sent_ds.max(session.pinged_ds)),
+                    _ => silent.min(now - session.pinged_ds),
                 };
                 (since >= interval).then_some(Due::Ping)
             }
@@ -129,6 +130,13 @@ impl Shard {
 
     fn ping(&mut self, session: &mut Session) {
         session.pinged_ds = self.now.ds();
+        // More than its kernel buffer holds went out: somebody there acknowledges it. Where nobody does, the buffer is
+        // full soon, and that has its own timeout.
+        let is_flowing =
+            mem::take(&mut session.taken) as usize >= FLOWING_BUFFERS * self.setup.limits.send_buffer_bytes;
+        if is_flowing && session.speaks != Speaks::Dialect(Dialect::Centrifuge) {
+            return;
+        }
         if session.asked_ds <= session.heard_ds {
             session.asked_ds = session.pinged_ds;
         }

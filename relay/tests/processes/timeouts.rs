@@ -37,8 +37,9 @@ fn a_client_that_answers_pings_stays_and_one_that_does_not_is_closed_as_idle() {
 
 #[test]
 fn a_mute_client_stays_while_it_takes_what_it_is_sent_and_is_closed_when_its_room_falls_silent() {
-    let flags = ["--ping-interval-ms", "1000", "--idle-timeout-ms", "2000", "--user-publish-rate", "1000000"];
-    let relay = Relay::in_memory(&[&flags[..], &["--session-publish-rate", "1000000"]].concat());
+    let times = ["--ping-interval-ms", "1000", "--idle-timeout-ms", "2000", "--send-buffer-bytes", "4096"];
+    let rates = ["--user-publish-rate", "1000000", "--session-publish-rate", "1000000"];
+    let relay = Relay::in_memory(&[&times[..], &rates].concat());
     let mut quiet = Client::native(relay.address, "quiet");
     let quiet = thread::spawn(move || (0..4).for_each(|_| quiet.ping()));
     let mut mute = Client::native(relay.address, "mute");
@@ -47,7 +48,7 @@ fn a_mute_client_stays_while_it_takes_what_it_is_sent_and_is_closed_when_its_roo
     let mut speaker = Client::native(relay.address, "speaker");
     let mut said = 0;
     while !quiet.is_finished() {
-        said = speaker.say("lobby", "still here?").0;
+        said = speaker.say("lobby", &"still here? ".repeat(500)).0;
         assert_eq!(mute.lines(1)[0].seq, said);
     }
     assert!(said > 0);

@@ -53,7 +53,6 @@ struct Cost {
     /// Microseconds of the sender's thread a send, one for each round.
     sender_us: Vec<f64>,
     peer_us: Vec<f64>,
-    /// More than before the period, whoever's it is, bytes.
     memory_max: u64,
     sent: Sent,
     took: Duration,
@@ -103,12 +102,7 @@ pub fn compare(
 }
 
 fn listen(options: Options) -> io::Result<TcpListener> {
-    let listener = uring::listener(
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        4096,
-        false,
-        uring::Inherited { send_buffer_bytes: options.send_buffer_bytes, ..Default::default() },
-    )?;
+    let listener = uring::listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 4096, false, options.send_buffer_bytes)?;
     if let Some(name) = options.congestion {
         SockRef::from(&listener).set_tcp_congestion(name.as_bytes())?;
     }
@@ -124,7 +118,6 @@ fn period(
     watch: &Watch,
     cost: &mut Cost,
 ) -> io::Result<()> {
-    let memory_before = machine::socket_memory();
     watch.take();
     let (sender_cpu, peer_cpu) = (machine::cpu(None)?, machine::cpu(Some(peer))?);
     let (begin, length) = (Instant::now(), PERIOD * slots.len() as u32 / FULL_SOCKETS as u32);
@@ -143,7 +136,7 @@ fn period(
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / slots.len() as f64;
     cost.sender_us.push(each(machine::cpu(None)?.saturating_sub(sender_cpu)));
     cost.peer_us.push(each(machine::cpu(Some(peer))?.saturating_sub(peer_cpu)));
-    cost.memory_max = cost.memory_max.max(watch.take().saturating_sub(memory_before));
+    cost.memory_max = cost.memory_max.max(watch.take());
     cost.sent.add(sent);
     Ok(())
 }

@@ -3,10 +3,9 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use socket2::SockRef;
-use uring::{Config, Inherited};
+use uring::Config;
 
 use crate::rig::{CONFIG, Happening, Rig, local_listener};
 
@@ -38,8 +37,7 @@ fn a_full_table_gives_the_descriptor_back_and_it_can_still_be_answered() {
 #[test]
 fn accepted_connections_inherit_the_listeners_options() {
     let mut rig = Rig::new(&[CONFIG]);
-    let inherited = Inherited { send_buffer_bytes: Some(40_000), user_timeout: Some(Duration::from_secs(70)) };
-    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 16, true, inherited).unwrap();
+    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 16, true, Some(40_000)).unwrap();
     let address = listener.local_addr().unwrap();
     rig.rings[0].listen(listener);
     let _client = TcpStream::connect(address).unwrap();
@@ -51,16 +49,15 @@ fn accepted_connections_inherit_the_listeners_options() {
     let close_on_exec = i32::from_str_radix(flags.trim(), 8).unwrap() & libc::O_CLOEXEC != 0;
     assert!(close_on_exec);
     assert_eq!(socket.send_buffer_size().unwrap(), 80_000);
-    assert_eq!(socket.tcp_user_timeout().unwrap(), inherited.user_timeout);
 }
 
 #[test]
 fn several_listeners_share_an_address() {
     let mut rig = Rig::new(&[CONFIG, CONFIG]);
-    let first = uring::listener("127.0.0.1:0".parse().unwrap(), 16, true, Inherited::default()).unwrap();
+    let first = uring::listener("127.0.0.1:0".parse().unwrap(), 16, true, None).unwrap();
     let address = first.local_addr().unwrap();
     rig.rings[0].listen(first);
-    rig.rings[1].listen(uring::listener(address, 16, true, Inherited::default()).unwrap());
+    rig.rings[1].listen(uring::listener(address, 16, true, None).unwrap());
     let mut accepted = [0, 0];
     let mut clients = Vec::new();
     // The kernel spreads by a hash of the ports: all 200 on one side is as good as impossible.

@@ -74,7 +74,7 @@ fn closing_before_the_first_turn_frees_the_slot() {
 fn closing_while_connecting_ends_it() {
     let mut rig = Rig::new(&[CONFIG]);
     // Nobody accepts and the queue of this listener is full after a few: the others go on connecting.
-    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 1, false, uring::Inherited::default()).unwrap();
+    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 1, false, None).unwrap();
     let target = listener.local_addr().unwrap();
     let sockets: Vec<_> = (0..8).map(|_| rig.rings[0].connect(None, target).unwrap()).collect();
     let connected = rig.next("a connection").len();
@@ -114,7 +114,7 @@ fn dropping_a_ring_with_everything_in_flight_closes_everything() {
     let (mut stalled, full) = rig.client(0);
     fill(&mut rig, full);
     rig.rings[0].wait_writable(full);
-    let full_queue = uring::listener("127.0.0.1:0".parse().unwrap(), 1, false, uring::Inherited::default()).unwrap();
+    let full_queue = uring::listener("127.0.0.1:0".parse().unwrap(), 1, false, None).unwrap();
     for _ in 0..8 {
         rig.rings[0].connect(None, full_queue.local_addr().unwrap()).unwrap();
     }

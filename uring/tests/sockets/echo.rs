@@ -59,7 +59,7 @@ fn two_rings_of_one_thread_talk_over_ipv6() {
 
 fn talk(listen: SocketAddr, source: Option<SocketAddr>) {
     let mut rig = Rig::new(&[CONFIG, CONFIG]);
-    let listener = uring::listener(listen, 16, false, uring::Inherited::default()).unwrap();
+    let listener = uring::listener(listen, 16, false, None).unwrap();
     let address = listener.local_addr().unwrap();
     rig.rings[0].listen(listener);
     let client = rig.rings[1].connect(source, address).unwrap();

@@ -134,7 +134,7 @@ impl Rig {
 }
 
 pub fn local_listener() -> (TcpListener, SocketAddr) {
-    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 1024, false, uring::Inherited::default()).unwrap();
+    let listener = uring::listener("127.0.0.1:0".parse().unwrap(), 1024, false, None).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
