@@ -53,6 +53,7 @@ struct Cost {
     /// Microseconds of the sender's thread a send, one for each round.
     sender_us: Vec<f64>,
     peer_us: Vec<f64>,
+    /// More than before the period, whoever's it is, bytes.
     memory_max: u64,
     sent: Sent,
     took: Duration,
@@ -118,6 +119,7 @@ fn period(
     watch: &Watch,
     cost: &mut Cost,
 ) -> io::Result<()> {
+    let memory_before = machine::socket_memory();
     watch.take();
     let (sender_cpu, peer_cpu) = (machine::cpu(None)?, machine::cpu(Some(peer))?);
     let (begin, length) = (Instant::now(), PERIOD * slots.len() as u32 / FULL_SOCKETS as u32);
@@ -136,7 +138,7 @@ fn period(
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / slots.len() as f64;
     cost.sender_us.push(each(machine::cpu(None)?.saturating_sub(sender_cpu)));
     cost.peer_us.push(each(machine::cpu(Some(peer))?.saturating_sub(peer_cpu)));
-    cost.memory_max = cost.memory_max.max(watch.take());
+    cost.memory_max = cost.memory_max.max(watch.take().saturating_sub(memory_before));
     cost.sent.add(sent);
     Ok(())
 }
