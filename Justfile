@@ -27,9 +27,9 @@ growth *viewers:
 outage *flags:
     @tools/demo outage --clamp {{ outage }} "$@"
 
-# The outage while 1 % of the viewers read at 2 KB/s and 0.1 % stop reading; two minutes, for frames are kept for one
+# The outage while 1 % of the viewers read at 2 KB/s and 0.1 % stop reading; three minutes, for frames are kept for one
 outage-slow *flags:
-    @tools/demo outage-slow --clamp {{ outage }} --duration 120s --slow-readers 1% --stalled-readers 0.1% "$@"
+    @tools/demo outage-slow --clamp {{ outage }} --duration 180s --slow-readers 1% --stalled-readers 0.1% "$@"
 
 # 70,000 join one room within ten seconds, each asking for the last 50 lines; in full load half of them drop out and come back
 storm *flags:

@@ -335,9 +335,14 @@ impl Shard {
 
     /// The socket takes bytes again.
     pub fn on_writable(&mut self, id: SessionId) {
+        let now_ds = self.now.ds();
         let Some(session) = self.sessions.get(id) else { return };
         if session.sending == Sending::Blocked {
             session.sending = Sending::Nothing;
+            if session.is_open() {
+                // Its kernel made room: a slow reader is no silent one, though pings wait behind what it has not read.
+                session.heard_ds = now_ds;
+            }
             self.visit(id);
         }
     }
