@@ -22,7 +22,7 @@ const RECV_BUFFER_BYTES: u32 = 2048;
 const QUEUE_ENTRIES: u32 = 2048;
 /// A busy shard takes so many connections a turn, so that those who come (back) all at once do not hold up those who are
 /// there; the others wait in the listener's backlog.
-const BUSY_ACCEPTS_MAX: u16 = 16;
+const BUSY_ACCEPTS_MAX: u16 = 8;
 /// The thread's CPU time is read this often: it takes a system call, unlike the other clocks.
 const CPU_EVERY_US: u64 = 20_000;
 /// Longest sleep, so that a lost wake-up could never hang a shard.
