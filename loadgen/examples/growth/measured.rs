@@ -39,6 +39,8 @@ struct Window {
     delivered: u64,
     frames: u64,
     bytes: u64,
+    batch_bytes: u64,
+    inflated_bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +49,7 @@ struct Server {
     cpu_us_per_delivery: Option<f64>,
     rss_max_bytes: Option<u64>,
     tcp_memory_max_bytes: u64,
+    slab_growth_max_bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +72,9 @@ pub struct Measured {
     bytes_per_s: f64,
     messages_per_frame: f64,
     rss_bytes: u64,
-    /// Of all TCP sockets of the machine, the receivers' too.
+    /// By how much deflate made the batches smaller.
+    compressed: f64,
+    /// TCP's buffers and the growth of the slab, of the whole machine: the receivers' too.
     kernel_bytes: u64,
     exit_code: u8,
     /// Lines of each viewer.
@@ -89,7 +94,8 @@ impl Measured {
         let (p50, p99) = delivery
             .and_then(|delivery| delivery.p50_ns.zip(delivery.p99_ns))
             .ok_or_else(|| named("nothing was delivered"))?;
-        let Server { cpu_cores, cpu_us_per_delivery, rss_max_bytes, tcp_memory_max_bytes } = report.server;
+        let Server { cpu_cores, cpu_us_per_delivery, rss_max_bytes, tcp_memory_max_bytes, slab_growth_max_bytes } =
+            report.server;
         let unmeasured = || named("the server's CPU and memory were not measured (--server-pid)");
         let Machine { cpu, cores, kernel, memory_bytes } = &report.machine;
         Ok(Self {
@@ -103,7 +109,8 @@ impl Measured {
             bytes_per_s: window.bytes as f64 / window.seconds,
             messages_per_frame: window.delivered as f64 / window.frames.max(1) as f64,
             rss_bytes: rss_max_bytes.ok_or_else(unmeasured)?,
-            kernel_bytes: tcp_memory_max_bytes,
+            compressed: window.inflated_bytes as f64 / window.batch_bytes.max(1) as f64,
+            kernel_bytes: tcp_memory_max_bytes + slab_growth_max_bytes,
             exit_code: report.exit_code,
             rate: report.run.rate,
             commit: report.run.commit,
@@ -114,15 +121,15 @@ impl Measured {
 /// All runs as Markdown, and the machines they were made on.
 pub fn table(runs: &[Measured]) -> String {
     let mut out = String::from(
-        "| viewers | deliveries/s | delivery p50 / p99 | relay CPU | a delivery | sent | messages a frame | relay RSS | kernel sockets | checks | commit |\n\
-         |--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---|\n",
+        "| viewers | deliveries/s | delivery p50 / p99 | relay CPU | a delivery | sent | compressed | messages a frame | relay RSS | kernel memory | checks | commit |\n\
+         |--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---|\n",
     );
     for run in runs {
         let checks = if run.exit_code == 0 { "all hold".to_owned() } else { format!("exit code {}", run.exit_code) };
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "| {} | {} | {} / {} | {:.2} cores | {} | {:.1} MB/s | {:.1} | {} MiB | {} MiB | {checks} | {} |",
+            "| {} | {} | {} / {} | {:.2} cores | {} | {:.1} MB/s | {:.1} : 1 | {:.1} | {} MiB | {} MiB | {checks} | {} |",
             group(run.users),
             group(run.deliveries_per_s.round() as u64),
             duration(run.p50_us, true),
@@ -130,6 +137,7 @@ pub fn table(runs: &[Measured]) -> String {
             run.cpu_cores,
             duration(run.cpu_us_per_delivery, false),
             run.bytes_per_s / 1e6,
+            run.compressed,
             run.messages_per_frame,
             run.rss_bytes >> 20,
             run.kernel_bytes >> 20,
