@@ -8,10 +8,16 @@
 pub const PERIOD_US_MAX: u64 = 2_000_000;
 /// A shorter period than this is none: rooms go out at once.
 const PERIOD_US_MIN: u64 = 20_000;
-/// A period grows while sweeps take more than this share of the core…
-const SWEEPS_SHARE: f64 = 0.36;
-/// …and a further second of it would save this much of the core.
-const WORTH_PER_S: f64 = 0.3;
+/// A period grows while sweeps take more than this share of the core, as long as it is no longer than
+/// [`PERIOD_S_SHORT`]. From [`PERIOD_S_LONG`] on it grows until they take [`SWEEPS_SHARE_LONG`]: such a core has tens of
+/// thousands of members, and needs the rest for the day they all come back at once.
+const SWEEPS_SHARE: f64 = 0.5;
+const SWEEPS_SHARE_LONG: f64 = 0.36;
+const PERIOD_S_SHORT: f64 = 0.45;
+const PERIOD_S_LONG: f64 = 0.7;
+/// It also grows only while twice the period would save about this share of the core: in many small rooms waiting saves
+/// next to nothing, for a visit seldom brings more than one message.
+const WORTH: f64 = 0.1;
 /// Share of the core that the visits of rooms served at once may cost together, however short the period.
 const AT_ONCE_SHARE: f64 = 0.1;
 /// A room whose frames cost fewer visits per second than this on any core is cut without delay.
@@ -86,6 +92,12 @@ impl Load {
         let none = (-expected).exp();
         self.members as f64 * ((1.0 - none) - expected * none) / (period_s * period_s)
     }
+}
+
+/// The share of a core that sweeps may take at this period.
+fn allowed(period_s: f64) -> f64 {
+    let long = ((period_s - PERIOD_S_SHORT) / (PERIOD_S_LONG - PERIOD_S_SHORT)).clamp(0.0, 1.0);
+    SWEEPS_SHARE + (SWEEPS_SHARE_LONG - SWEEPS_SHARE) * long
 }
 
 /// The period of a core and where its sweep is. A plain value.
@@ -188,12 +200,11 @@ impl Tempo {
         paced
     }
 
-    /// The period, in seconds, from which on more of it is not needed or saves too little: by bisection, since both the
-    /// cost of sweeps and what a longer period saves of it only fall.
+    /// The period, in seconds, from which on more of it is not needed or saves too little, by bisection.
     fn worthwhile_s(&self, paced: &[Load]) -> f64 {
         let sum = |part: &dyn Fn(&Load) -> f64| paced.iter().map(part).sum::<f64>() * self.visit_s;
-        let saves = |period_s| sum(&|load| load.saved(period_s)) > WORTH_PER_S;
-        let is_worth = |period_s| sum(&|load| load.visits_per_s(period_s)) > SWEEPS_SHARE && saves(period_s);
+        let saves = |period_s| sum(&|load| load.saved(period_s)) * period_s > WORTH;
+        let is_worth = |period_s| sum(&|load| load.visits_per_s(period_s)) > allowed(period_s) && saves(period_s);
         let (mut short, mut long) = (PERIOD_US_MIN as f64 / 1e6, PERIOD_US_MAX as f64 / 1e6);
         if !is_worth(short) {
             let is_dear_at_once = sum(&|load| load.at_once()) > SWEEPS_SHARE && saves(short);
@@ -275,11 +286,11 @@ mod tests {
     #[test]
     fn the_period_is_as_long_as_it_pays() {
         let (period, paced) = plan((1..=1000).map(|rank| 4676 / rank));
-        assert!((0.5..0.7).contains(&period) && (50..150).contains(&paced), "Zipf: {period} s, {paced} feeds");
+        assert!((0.4..0.5).contains(&period) && (50..150).contains(&paced), "Zipf: {period} s, {paced} feeds");
         let (period, paced) = plan([35_000].into_iter());
         assert!((0.9..1.1).contains(&period) && paced == 1, "one room: {period} s");
         let (period, _) = plan([5_000].into_iter());
-        assert!((0.1..0.15).contains(&period), "one room of 10,000: {period} s");
+        assert!((0.08..0.12).contains(&period), "one room of 10,000: {period} s");
         assert_eq!(plan(std::iter::repeat_n(35, 1000)), (0.0, 0), "equal small rooms gain nothing from waiting");
         assert_eq!(plan([2, 2, 2, 500].into_iter()), (0.0, 0), "an idle core has no period");
         let mut tempo = Tempo { visit_s: 1e-5, ..Tempo::new() };
