@@ -207,8 +207,9 @@ impl Tempo {
         let is_worth = |period_s| sum(&|load| load.visits_per_s(period_s)) > allowed(period_s) && saves(period_s);
         let (mut short, mut long) = (PERIOD_US_MIN as f64 / 1e6, PERIOD_US_MAX as f64 / 1e6);
         if !is_worth(short) {
-            let is_dear_at_once = sum(&|load| load.at_once()) > SWEEPS_SHARE && saves(short);
-            return if is_dear_at_once { short } else { 0.0 };
+            let at_once = sum(&|load| load.at_once());
+            let is_dear = at_once > SWEEPS_SHARE && at_once - sum(&|load| load.visits_per_s(short)) > WORTH;
+            return if is_dear { short } else { 0.0 };
         }
         for _ in 0..16 {
             let middle = (short * long).sqrt();
