@@ -17,6 +17,8 @@ use crate::speech::{self, Heard, Line};
 
 /// A message in a frame has at most so many bytes beside its body.
 const MESSAGE_BYTES: usize = 100;
+/// A lane that takes so few messages a turn may be full, and what the tail has lost meanwhile never arrives.
+const SHORT_LANE: usize = 64;
 /// A core keeps no frames for longer, milliseconds, give or take a second.
 const KEEP_MS: u64 = 58_000;
 
@@ -333,8 +335,9 @@ fn may_be_dropped(room: &str, from: u64, env: &mut Env) -> bool {
     let messages = (head + 1 - from) as usize;
     let frames_bytes = env.oracle.bodies_bytes(room, from, head) + messages * MESSAGE_BYTES;
     let time_ms = env.oracle.log(room)[from as usize - 1].time_ms;
-    let was_cut_off = env.met.contains_key("a full lane") && messages > env.plan.limits.tail_messages_max;
-    was_cut_off || frames_bytes >= env.plan.limits.feed_bytes_max / 4 || env.clock.age_ms_max(time_ms) >= KEEP_MS
+    let limits = &env.plan.limits;
+    let was_cut_off = limits.lane_messages_max <= SHORT_LANE && messages > limits.tail_messages_max;
+    was_cut_off || frames_bytes >= limits.feed_bytes_max / 4 || env.clock.age_ms_max(time_ms) >= KEEP_MS
 }
 
 /// What a join reply may say to what was asked.
