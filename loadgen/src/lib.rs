@@ -3,6 +3,9 @@
 //! [`plan`] says who sends what ([`text`]) when. One [`worker`] a core moves bytes between its sockets and its
 //! [`crowd`] of users; [`verify`], [`room`] and [`audit`] check what they hear, with [`frames`] for what was checked
 //! before; [`mod@run`] moves all through the phases and [`report`] tells the result.
+//!
+//! A [`scenario`] adds pairs, a history, storms ([`ramp`] says who connects when), and readers that are [`slow`], whose
+//! announced [`gaps`] are looked for in the history.
 
 pub mod audit;
 pub mod buffers;

@@ -21,7 +21,7 @@ pub struct Returned {
     pub caught_up: u64,
     /// From the drop until all had everything again; absent when some did not come back.
     pub seconds: Option<f64>,
-    /// The p99 of delivery to those who stayed, of messages intended before and in the storm.
+    /// The p99 of delivery of messages intended before the storm, and to those who stayed, of those intended in it.
     pub p99_before_ns: u64,
     pub p99_during_ns: u64,
 }
