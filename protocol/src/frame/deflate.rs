@@ -88,12 +88,14 @@ impl Deflater {
     /// Appends a message's payload if it has no more than `bytes_max` bytes. Else `out` holds a part of it.
     fn compress(&mut self, payload: &[u8], bytes_max: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        // One byte more than may be needed: a flush is complete when it leaves some of the room.
-        out.resize(start + bytes_max + FLUSH.len() + 1, 0);
+        // Room for the worst case, 9 bits for a byte, even when fewer bytes are wanted: zlib-rs 0.6.8 panics at level 1
+        // when the room ends inside a block. A flush is complete when it leaves some of the room.
+        let room = payload.len() + payload.len() / 8 + 64 + FLUSH.len();
+        out.resize(start + room, 0);
         self.stream.reset();
         let status = self.stream.compress(payload, &mut out[start..], FlushCompress::Sync);
-        assert!(matches!(status, Ok(Status::Ok)), "deflate takes all bytes in all states: {status:?}");
         let written = self.stream.total_out() as usize;
+        assert!(matches!(status, Ok(Status::Ok)) && written < room, "{written} bytes of {room}: {status:?}");
         let fits = written <= bytes_max + FLUSH.len();
         out.truncate(start + if fits { written - FLUSH.len() } else { bytes_max });
         fits
