@@ -73,10 +73,14 @@ fn rooms() -> impl Iterator<Item = String> {
 /// Writers publish until the relay is killed, which is after so many acks.
 fn write_until_killed(relay: Relay, round: usize, acks_before_kill: usize) -> Known {
     let (on_ack, acks) = channel();
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let (address, on_ack) = (relay.address, on_ack.clone());
-            thread::spawn(move || write(address, round, writer, &on_ack))
+    // All are connected before the first writes: the relay may be killed soon after.
+    let clients: Vec<_> =
+        (0..WRITERS).map(|writer| Client::native(relay.address, &format!("writer-{writer}"))).collect();
+    let writers: Vec<_> = (0..)
+        .zip(clients)
+        .map(|(writer, client)| {
+            let on_ack = on_ack.clone();
+            thread::spawn(move || write(client, round, writer, &on_ack))
         })
         .collect();
     drop(on_ack);
@@ -93,8 +97,7 @@ fn write_until_killed(relay: Relay, round: usize, acks_before_kill: usize) -> Kn
     known
 }
 
-fn write(address: SocketAddr, round: usize, writer: usize, on_ack: &Sender<()>) -> Known {
-    let mut client = Client::native(address, &format!("writer-{writer}"));
+fn write(mut client: Client, round: usize, writer: usize, on_ack: &Sender<()>) -> Known {
     let mut flying: HashMap<u32, Said> = HashMap::new();
     let mut acked = HashMap::new();
     for n in 0.. {
