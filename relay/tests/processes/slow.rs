@@ -12,12 +12,12 @@ use crate::process::Relay;
 const STALLED: usize = 3;
 const TRICKLING: usize = 3;
 /// What a trickling reader reads a step, bytes.
-const SIP_BYTES: usize = 2_000;
+const SIP_BYTES: usize = 4_000;
 const HEALTHY: usize = 100;
 const BODY_BYTES: usize = 8 * 1024;
 const LINES: u64 = 2_560;
 /// Lines that are published at once.
-const STEP: usize = 8;
+const STEP: usize = 16;
 /// Slots of a shard are looked at in so many parts, one after the other.
 const ALL_PARTS: usize = 40;
 /// The smallest buffers the kernel gives, so that little fits between the relay and a reader that stopped.

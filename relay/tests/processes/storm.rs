@@ -67,6 +67,7 @@ fn half_of_a_room_that_drops_and_comes_back_resumes_from_shared_frames_without_l
     for member in &mut members {
         assert_lines(&member.lines((AWAY + COMING) as usize), BEFORE + 1, head);
     }
+    drop((members, publisher));
     let exit = relay.stop();
     assert_eq!((exit.code, exit.count("reads"), exit.count("gaps")), (Some(0), 0, 0), "{exit:?}");
     assert_eq!(exit.count("resumed"), MEMBERS as u64 / 2, "{exit:?}");
@@ -97,6 +98,7 @@ fn everybody_who_joins_a_restarted_relay_at_once_gets_the_same_lines_from_one_lo
         assert_lines(&lines, HISTORY - RECENT + 1, HISTORY);
         assert!(*first.get_or_insert_with(|| lines.clone()) == lines, "viewer {n} got something else");
     }
+    drop(clients);
     let exit = relay.stop();
     assert_eq!((exit.code, exit.count("opens"), exit.count("reads")), (Some(0), 1, 0), "{exit:?}");
 }
