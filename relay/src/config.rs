@@ -70,8 +70,8 @@ pub struct Limits {
     /// Bodies of one page of history, bytes; a page ends earlier rather than being larger
     #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
     pub history_bytes_max: usize,
-    /// Messages a returning member can be behind and still recover; past that, or past half of
-    /// --replies-bytes-max, the reply says `recovered: false`
+    /// Messages a returning member can be behind and still recover, where its core does not have their frames anyway;
+    /// past that, or past half of --replies-bytes-max, the reply says `recovered: false`
     #[arg(long, default_value_t = 5000, value_name = "N")]
     pub recovery_messages_max: u64,
     /// Newest messages of a room kept in memory

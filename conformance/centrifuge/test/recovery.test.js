@@ -95,25 +95,34 @@ test('on SIGTERM the relay closes with 1001, ends well, and clients come back to
 
 test('a position is recovered from when it is the room\'s, and refused aloud when it is not', async (t) => {
   const relay = await startRelay(t, ...fastPublisher, '--recovery-messages-max', '30');
-  const ann = await join(connect(t, relay, 'ann').client, 'positions');
-  await publishMany(ann.subscription, 'line', 40);
-  const { epoch } = ann.joins[0].streamPosition;
   const joinSince = async (user, since) => {
-    const member = await join(connect(t, relay, user).client, 'positions', { since });
-    return { ...member, context: member.joins[0] };
+    const { client } = connect(t, relay, user);
+    const member = await join(client, 'positions', { since });
+    return { ...member, client, context: member.joins[0] };
   };
+  // The frames that a core keeps for its members bring everybody on it back, however far behind: so nobody may be one.
+  const leave = async ({ client, subscription }) => {
+    subscription.unsubscribe();
+    await client.history('positions', { limit: 1 });
+  };
+  const ann = await joinSince('ann');
+  const { epoch } = ann.context.streamPosition;
+  await leave(ann);
+  const say = { publish: (text) => ann.client.publish('positions', text) };
+  await publishMany(say, 'line', 40);
 
   const near = await joinSince('near', { offset: 30, epoch });
   await near.inbox.holds(10);
   assert.deepEqual([near.context.wasRecovering, near.context.recovered], [true, true]);
   assert.deepEqual(near.inbox.offsets, numbers(31, 40));
+  await leave(near);
 
   let head = 40;
   for (const [user, since] of [['far', { offset: 5, epoch }], ['foreign', { offset: 39, epoch: 'another' }]]) {
     const refused = await joinSince(user, since);
     assert.deepEqual([refused.context.wasRecovering, refused.context.recovered], [true, false], user);
     assert.deepEqual(refused.context.streamPosition, { offset: head, epoch }, user);
-    await ann.subscription.publish(`for ${user}`);
+    await say.publish(`for ${user}`);
     head += 1;
     await refused.inbox.holds(1);
     assert.deepEqual(refused.inbox.bodies, [`for ${user}`]);
