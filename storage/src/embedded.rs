@@ -18,7 +18,7 @@ mod tree;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::OwnedWriteBatch;
 
@@ -303,6 +303,10 @@ impl Store for EmbeddedStore {
             batch.insert(&engine.tree.rows, layout::RESERVED, until_ms.to_be_bytes());
             batch.commit().map_err(|error| self.failed(appender, error))
         })
+    }
+
+    fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        self.with(|engine| engine.tree.rooms(&self.layout.dir, after, limit))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A store for simulations that fails where its caller says, and loses in a crash what was never promised.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Append, LogState, MemoryStore, Record, Store, StoreError};
 
@@ -126,12 +126,15 @@ impl Store for FaultyStore {
         }
         self.durable.reserve_ids(until_ms)
     }
+
+    fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        self.check_read()?;
+        self.durable.rooms(after, limit)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::Kind;
 

@@ -16,4 +16,4 @@ pub use embedded::{EmbeddedStore, Options};
 pub use faulty::{Fault, FaultyStore};
 pub use memory::MemoryStore;
 pub use record::{Kind, Record};
-pub use store::{Append, LogState, Store, StoreError};
+pub use store::{Append, Concurrent, Done, LogState, Metric, Store, StoreError};

@@ -100,4 +100,11 @@ impl Store for MemoryStore {
         shelf.reserved_ms = shelf.reserved_ms.max(until_ms);
         Ok(())
     }
+
+    fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        let mut rooms: Vec<_> = self.shelf().logs.keys().filter(|room| Some(&***room) > after).cloned().collect();
+        rooms.sort_unstable();
+        rooms.truncate(limit);
+        Ok(rooms)
+    }
 }

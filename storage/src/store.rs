@@ -27,7 +27,8 @@ pub struct Append {
     pub records: Vec<Arc<Record>>,
 }
 
-/// An engine. Appends come from one thread at a time, reads from others, at the same time.
+/// An engine. Appends come from one thread at a time, reads from others, at the same time. One process at a time may have
+/// a store open; a second one is refused.
 pub trait Store: Send + Sync + 'static {
     /// The state of a room's log, an empty one if there is none yet. Writes nothing.
     fn open_log(&self, room: &str) -> Result<LogState, StoreError>;
@@ -37,8 +38,8 @@ pub trait Store: Send + Sync + 'static {
     /// stores nothing twice.
     fn append(&self, appends: &[Append]) -> Result<(), StoreError>;
 
-    /// The durable records `first..=last` of a log in ascending order, without holes; fewer when the log ends earlier,
-    /// at most `limit`.
+    /// The durable records `first..=last` of a log in ascending order, without holes; fewer when the log ends earlier or,
+    /// because old records were kept for a set time only, begins later; at most `limit`.
     fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError>;
 
     /// Up to which time (milliseconds since 1970) ids may have been given out by this node; 0 at first.
@@ -46,6 +47,46 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes it durable that ids up to `until_ms` may be given out. Never goes back.
     fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError>;
+
+    /// Names of rooms that have a log, in an order of the engine's own: at most `limit` of those that come after `after`.
+    fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError>;
+
+    /// The engine as one whose logs do not wait for each other; None where one write serves all logs.
+    fn concurrent(&self) -> Option<&dyn Concurrent> {
+        None
+    }
+
+    /// What the engine counts and measures, for `/metrics`.
+    fn metrics(&self) -> Vec<Metric> {
+        Vec::new()
+    }
+}
+
+/// Told once, from a thread of the engine, what became of an append.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// An engine that appends to many logs at the same time.
+pub trait Concurrent {
+    /// Begins an append and returns at once. An outcome that is unknown is tried again, unchanged and ever more slowly,
+    /// until it is durable: `done` gets an error only when this process will never make it so.
+    /// At most one append of a room may be under way.
+    fn submit(&self, append: Append, done: Done);
+
+    /// Calls `told`, at once or later, when this process may not write to the store any more.
+    fn on_lost(&self, told: Box<dyn FnOnce(StoreError) + Send>);
+}
+
+/// One figure of an engine, as Prometheus names and understands it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// Such as `relay_store_retries_total`; the unit is its last word, `_total` that of a count.
+    pub name: &'static str,
+    /// What it says, in one line.
+    pub help: &'static str,
+    /// It only rises.
+    pub is_counter: bool,
+    /// The figure.
+    pub value: f64,
 }
 
 /// What can go wrong. Every message says what to do.
@@ -82,6 +123,41 @@ pub enum StoreError {
     Unreadable {
         /// The directory or file.
         path: PathBuf,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// The database does not answer, refuses, or is overloaded. An append's outcome is unknown.
+    #[error("the database does not serve: {message}; nothing that was acked is lost, and it is tried again")]
+    Unavailable {
+        /// What it or the driver said.
+        message: String,
+    },
+    /// Another relay writes to this store.
+    #[error("{store}: {holder} is writing to it; stop that relay, or name another keyspace")]
+    Held {
+        /// The store's URL, without its password.
+        store: String,
+        /// Who holds the lease.
+        holder: String,
+    },
+    /// This process was paused or cut off for longer than its lease, and another relay writes now.
+    #[error(
+        "{store}: {holder} took over while this relay was paused or cut off for longer than its lease; nothing that was acked is lost, but this relay must end"
+    )]
+    Lost {
+        /// The store's URL, without its password.
+        store: String,
+        /// Who holds the lease now.
+        holder: String,
+    },
+    /// The store was closed before this could be done.
+    #[error("the store is closed")]
+    Closed,
+    /// A database that cannot be used as it is: why, and what to do.
+    #[error("{store}: {message}")]
+    Unusable {
+        /// The store's URL, without its password.
+        store: String,
         /// Why, and what to do.
         message: String,
     },

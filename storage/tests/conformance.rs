@@ -45,6 +45,7 @@ conformance!(
     any_room_name_is_a_log_of_its_own,
     bodies_of_nothing_and_of_64_kib,
     unknown_kinds_pass_through,
+    rooms_are_listed_page_by_page_each_once,
 );
 
 fn an_empty_log_has_an_epoch_and_nothing_else(store: &dyn Store) {
@@ -264,6 +265,28 @@ fn unknown_kinds_pass_through(store: &dyn Store) {
     Arc::make_mut(&mut call.records[0]).kind = storage::Kind::Other(200);
     store.append(&[call.clone()]).unwrap();
     assert_eq!(store.read("room", 1, 1, 1).unwrap(), [(*call.records[0]).clone()]);
+}
+
+fn rooms_are_listed_page_by_page_each_once(store: &dyn Store) {
+    assert!(store.rooms(None, 10).unwrap().is_empty());
+    let mut names: Vec<String> = ["", "a", "b", "ab", "방", "z/1"].map(String::from).into();
+    names.extend((0..40).map(|n| format!("room {n}")));
+    for name in &names {
+        fill(store, name, 1, 2);
+    }
+    store.open_log("only looked at").unwrap();
+    let mut found: Vec<Arc<str>> = Vec::new();
+    loop {
+        let page = store.rooms(found.last().map(|room| &**room), 7).unwrap();
+        assert!(page.len() <= 7);
+        if page.is_empty() {
+            break;
+        }
+        found.extend(page);
+    }
+    found.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(found.iter().map(|room| &**room).collect::<Vec<_>>(), names);
 }
 
 proptest! {

@@ -106,6 +106,12 @@ impl Keys {
         self.build(b'f', &[])
     }
 
+    /// The room whose facts have this key; None for a row of another kind.
+    pub fn room_of_facts(key: &[u8]) -> Option<&str> {
+        let room = key.strip_prefix(b"f")?.get(2..)?;
+        std::str::from_utf8(room).ok()
+    }
+
     pub fn sparse(&mut self, block: u64) -> &[u8] {
         self.build(b's', &block.to_be_bytes())
     }
@@ -164,5 +170,8 @@ mod tests {
         let facts = Facts { epoch: 1, created_ms: 2, id_floor: 3 };
         assert_eq!(Facts::decode(&facts.encode()), Some(facts));
         assert_eq!(Facts::decode(&facts.encode()[1..]), None);
+        let mut keys = Keys::of("f\u{e9}te").unwrap();
+        assert_eq!(Keys::room_of_facts(keys.facts()), Some("f\u{e9}te"));
+        assert_eq!(Keys::room_of_facts(keys.sparse(1)), None);
     }
 }

@@ -1,13 +1,15 @@
 //! The LSM tree of one data directory: how it is opened and the few rows that are not about one log.
 
+use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use fjall::config::BlockSizePolicy;
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
 
 use super::Options;
 use super::error::{from_fjall, from_io, unreadable};
-use super::layout;
+use super::layout::{self, Keys};
 use crate::StoreError;
 
 const ROWS: &str = "rows";
@@ -84,6 +86,24 @@ impl Tree {
         number
             .map(Some)
             .map_err(|_| unreadable(dir, "a setting is damaged; restore the directory from a backup".into()))
+    }
+
+    /// Rooms with a log, at most `limit` of those after `after`, shorter names first.
+    pub fn rooms(&self, dir: &Path, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        let start = match after {
+            Some(room) => Bound::Excluded(Keys::of(room)?.facts().to_vec()),
+            None => Bound::Included(b"f".to_vec()),
+        };
+        let rows = self.db.snapshot().range(&self.rows, (start, Bound::Excluded(b"g".to_vec())));
+        let mut rooms = Vec::new();
+        for row in rows.take(limit) {
+            let key = row.key().map_err(|error| from_fjall(dir, error))?;
+            let room = Keys::room_of_facts(&key).ok_or_else(|| {
+                unreadable(dir, "the key of a row of facts is damaged; restore the directory from a backup".into())
+            })?;
+            rooms.push(room.into());
+        }
+        Ok(rooms)
     }
 
     /// A batch whose commit returns when it is on disk (fdatasync of the journal). fjall shows its rows to readers
