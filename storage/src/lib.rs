@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod continuation;
+pub mod copy;
 pub mod embedded;
 pub mod faulty;
 pub mod memory;
