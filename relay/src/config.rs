@@ -1,25 +1,19 @@
 //! Every limit of the relay: its name, unit, default and flag, in this one place.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::store::StoreArgs;
+
 /// What was typed for `relay serve`; [`Limits::check`] says whether it is valid.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct ServeArgs {
     /// Address and port to accept WebSocket connections on; port 0 takes a free one and prints it
     #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// Directory of the embedded store; made if it does not exist
-    #[arg(long, default_value = "relay-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Keep messages in memory only: nothing survives a restart (for trying things out)
-    #[arg(long, conflicts_with = "data")]
-    pub memory: bool,
-    /// Start even though the log of a room is shorter than what was acked; such a log goes on under a new epoch
-    #[arg(long)]
-    pub accept_loss: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Shards, each a thread pinned to a core of its own [default: the cores of this machine]
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,

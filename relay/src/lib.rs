@@ -15,4 +15,5 @@ pub mod room;
 pub mod serve;
 pub mod session;
 pub mod shard;
+pub mod store;
 pub mod tempo;

@@ -10,9 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use protocol::{centrifuge, native, snowflake};
 use relay::config::{Limits, ServeArgs};
 use relay::serve::{self, Plan};
-use storage::Store;
-use storage::embedded::{EmbeddedStore, Options};
-use storage::memory::MemoryStore;
+use relay::store;
+use storage::MemoryStore;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -71,13 +70,8 @@ fn serve_rooms(args: ServeArgs) -> anyhow::Result<()> {
     if shards == 0 || shards > usize::from(snowflake::SHARD_MAX) + 1 {
         bail!("--shards is {shards}, but must be 1 to {}", snowflake::SHARD_MAX + 1);
     }
-    let (store, kept): (Arc<dyn Store>, String) = if args.memory {
-        (Arc::new(MemoryStore::default()), "memory only: nothing is kept".into())
-    } else {
-        let options = Options { accept_loss: args.accept_loss, ..Options::default() };
-        let store = EmbeddedStore::open(&args.data, options)?;
-        (Arc::new(store), format!("embedded store in {}", args.data.display()))
-    };
+    let (location, options) = args.store.location()?;
+    let store::Opened { store, kept } = location.open(&options)?;
     let plan = Plan { listen: args.listen, store, shards, node: args.node, limits: args.limits, echo: false };
     serve::run(&plan, |address, capacity| {
         eprintln!("relay {}: {shards} shards, {kept}", env!("CARGO_PKG_VERSION"));
