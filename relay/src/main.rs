@@ -1,5 +1,7 @@
 //! The relay's command line.
 
+mod copy;
+
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     /// Serve chat rooms until SIGTERM
     Serve(Box<ServeArgs>),
+    /// Copy the whole history of one store to another; may be ended at any point and run again
+    Copy(copy::CopyArgs),
     /// Send every WebSocket message back, with the relay's own sockets and frames (for conformance suites)
     Echo(EchoArgs),
 }
@@ -50,6 +54,7 @@ struct EchoArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve_rooms(*args),
+        Command::Copy(args) => copy::run(&args),
         Command::Echo(args) => echo(&args),
     };
     match done {
