@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use storage::{SLOTS, room_slot};
+
 /// A connection anywhere in this process: `shard:8 | ring:8 | slot:16 | generation:32`. It finds its way without a
 /// table, and an old one never reaches a slot that was taken again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,17 +35,9 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Slots that room names hash to; the unit that moves between owners. Never changes.
-pub const ROOM_SLOTS: u32 = 4096;
-
-/// The slot of a room: CRC-32 (IEEE) of its name, so that it is the same in every version, process and language.
-pub fn room_slot(room: &str) -> u32 {
-    crc32fast::hash(room.as_bytes()) % ROOM_SLOTS
-}
-
 /// The shard that owns a room.
 pub fn owner_of(room: &str, shards: usize) -> usize {
-    room_slot(room) as usize * shards / ROOM_SLOTS as usize
+    room_slot(room) as usize * shards / SLOTS as usize
 }
 
 /// Who does something. It travels with every command; the room's owner decides what it may do.

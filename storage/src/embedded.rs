@@ -12,7 +12,6 @@ mod log;
 mod mark;
 mod marks;
 mod recovery;
-mod states;
 mod tree;
 
 use std::fs::File;
@@ -23,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use fjall::OwnedWriteBatch;
 
 use crate::continuation::already_stored;
+use crate::states::States;
 use crate::{Append, LogState, Record, Store, StoreError};
 use error::{from_fjall, from_io};
 use layout::{Facts, Keys};
@@ -30,7 +30,6 @@ use log::Log;
 use mark::Mark;
 use marks::Marks;
 use recovery::{Layout, Opened};
-use states::States;
 use tree::Tree;
 
 /// So much must fit on a disk that was full before it is used again.
@@ -93,7 +92,7 @@ struct Engine {
     tree: Tree,
     marks: Marks,
     store_epoch: u64,
-    states: Mutex<States>,
+    states: Mutex<States<LogState>>,
 }
 
 impl EmbeddedStore {
@@ -193,7 +192,7 @@ impl Engine {
         Self { tree, marks, store_epoch, states: Mutex::new(States::new(options.log_states_max)) }
     }
 
-    fn states(&self) -> MutexGuard<'_, States> {
+    fn states(&self) -> MutexGuard<'_, States<LogState>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

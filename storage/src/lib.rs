@@ -11,10 +11,15 @@ pub mod embedded;
 pub mod faulty;
 pub mod memory;
 pub mod record;
+pub mod scylla;
+mod slot;
+mod states;
 pub mod store;
 
 pub use embedded::{EmbeddedStore, Options};
 pub use faulty::{Fault, FaultyStore};
 pub use memory::MemoryStore;
 pub use record::{Kind, Record};
+pub use scylla::ScyllaStore;
+pub use slot::{SLOTS, room_slot};
 pub use store::{Append, Concurrent, Done, LogState, Metric, Store, StoreError};

@@ -1,0 +1,180 @@
+//! The engine on the driver's thread: what it knows of the keyspace, and how it begins and ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Options;
+use super::figures::Figures;
+use super::keyspace;
+use super::lease::{Lease, applied};
+use super::link::{Failure, Link, Wired, connect};
+use super::open::Known;
+use crate::states::States;
+use crate::{Metric, StoreError};
+
+/// Writes under way at once; further appends wait for one of them.
+const WRITES_MAX: usize = 512;
+/// Logs whose state is kept in memory, so that appends to them need no lookup.
+const LOGS_MAX: usize = 1 << 16;
+/// How long reads and other calls that somebody waits for are tried.
+const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// High-water marks are written this often; an ack does not wait for them.
+const MARK_EVERY: Duration = Duration::from_secs(10);
+/// How long closing tries to write marks and to release the lease.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The setting with the epoch of logs that were never written.
+const EPOCH: &str = "epoch";
+
+/// The newest message of a log that was acked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub seq: i64,
+    pub id: i64,
+    pub time_ms: i64,
+}
+
+/// Everything the tasks on the driver's thread share.
+pub struct Engine {
+    pub options: Rc<Options>,
+    pub link: Rc<Link>,
+    pub lease: Rc<Lease>,
+    /// Of logs that were never written.
+    pub epoch: u64,
+    /// How long messages are kept, seconds; 0 is for ever.
+    pub retention_s: u32,
+    pub known: RefCell<States<Known>>,
+    /// Slots in which this term may make logs.
+    pub slots: RefCell<HashSet<u32>>,
+    pub marks: RefCell<HashMap<Arc<str>, Mark>>,
+    pub writes: Semaphore,
+    reserved_ms: Cell<Option<u64>>,
+    pub figures: Rc<Figures>,
+    /// What there is to say at the start: the keyspace in one line, and what is unsafe about it.
+    pub about: keyspace::About,
+}
+
+/// Until when something that a caller waits for is tried.
+pub fn soon() -> Instant {
+    Instant::now() + CALL_TIMEOUT
+}
+
+impl Engine {
+    /// Connects, makes or checks the schema, and takes the lease.
+    pub async fn start(options: Options) -> Result<Rc<Self>, StoreError> {
+        let options = Rc::new(options);
+        let session = connect(&options).await.map_err(|failure| {
+            let store = options.address.to_string();
+            StoreError::Unusable { store, message: format!("cannot connect: {}", failure.message()) }
+        })?;
+        keyspace::prepare(&session, &options).await?;
+        let about = keyspace::About::of(&session, &options).await?;
+        let figures = Rc::new(Figures::default());
+        let wired = Wired::new(session, &options.address.keyspace).await.map_err(Failure::unavailable)?;
+        let link = Rc::new(Link::new(options.clone(), wired, figures.clone()));
+        let mending = link.clone();
+        tokio::task::spawn_local(async move { mending.mend().await });
+        let lease = Rc::new(Lease::acquire(options.clone(), &link).await?);
+        let (keeping, through) = (lease.clone(), link.clone());
+        tokio::task::spawn_local(async move { keeping.keep(&through).await });
+        let mut engine = Self {
+            retention_s: about.retention_s,
+            options,
+            link,
+            lease,
+            epoch: 0,
+            known: RefCell::new(States::new(LOGS_MAX)),
+            slots: RefCell::default(),
+            marks: RefCell::default(),
+            writes: Semaphore::new(WRITES_MAX),
+            reserved_ms: Cell::new(None),
+            figures,
+            about,
+        };
+        engine.epoch = engine.first_epoch().await?;
+        let engine = Rc::new(engine);
+        let marking = engine.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                sleep(MARK_EVERY).await;
+                marking.write_marks(Some(soon())).await;
+            }
+        });
+        Ok(engine)
+    }
+
+    /// Writes the marks that are due and lets the next relay begin.
+    pub async fn close(&self) {
+        let _ = timeout(CLOSE_TIMEOUT, self.write_marks(Some(Instant::now() + CLOSE_TIMEOUT))).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.lease.release(&self.link.wired())).await;
+    }
+
+    /// The epoch of logs that were never written: the first relay chooses it.
+    async fn first_epoch(&self) -> Result<u64, StoreError> {
+        if let Some(epoch) = self.setting(EPOCH).await? {
+            return Ok(epoch);
+        }
+        let epoch = fastrand::u64(1..);
+        self.link
+            .until(Some(soon()), async |Wired { session, statements }| {
+                applied(session.execute_unpaged(&statements.first_setting, (EPOCH, epoch as i64)).await?)
+            })
+            .await?;
+        let message = "the epoch was written but cannot be read".into();
+        self.setting(EPOCH).await?.ok_or(StoreError::Unavailable { message })
+    }
+
+    async fn setting(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        self.link
+            .until(Some(soon()), async |Wired { session, statements }| {
+                let result = session.execute_unpaged(&statements.setting, (name,)).await?;
+                let rows = result.into_rows_result().map_err(Failure::new)?;
+                let row = rows.maybe_first_row::<(i64,)>().map_err(Failure::new)?;
+                Ok(row.map(|(value,)| value as u64))
+            })
+            .await
+    }
+
+    fn reserved_name(&self) -> String {
+        format!("reserved ids of node {}", self.options.node)
+    }
+
+    /// Up to which time this node's ids may have been given out.
+    pub async fn reserved_ids(&self) -> Result<u64, StoreError> {
+        if let Some(reserved) = self.reserved_ms.get() {
+            return Ok(reserved);
+        }
+        let reserved = self.setting(&self.reserved_name()).await?.unwrap_or(0);
+        self.reserved_ms.set(Some(reserved));
+        Ok(reserved)
+    }
+
+    /// Makes it durable that ids up to `until_ms` may be given out.
+    pub async fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
+        if self.reserved_ids().await? >= until_ms {
+            return Ok(());
+        }
+        let (name, deadline) = (self.reserved_name(), Some(soon()));
+        self.lease.hold(deadline).await?;
+        self.link
+            .until(deadline, async |Wired { session, statements }| {
+                let values = (&name, until_ms as i64, self.lease.timestamp());
+                session.execute_unpaged(&statements.set_setting, values).await?;
+                Ok(())
+            })
+            .await?;
+        self.lease.hold(deadline).await?;
+        self.reserved_ms.set(Some(until_ms));
+        Ok(())
+    }
+
+    /// What is counted and measured.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.figures.metrics(&self.link.wired().session.get_metrics(), self.lease.left_s())
+    }
+}

@@ -1,0 +1,207 @@
+//! Reading a log: the newest messages, and those before and after any place, across buckets.
+
+use std::sync::Arc;
+
+use scylla::statement::prepared::PreparedStatement;
+
+use super::engine::{Engine, soon};
+use super::link::{Deadline, Failure, Wired};
+use super::statements::Statements;
+use super::{block, block_start, bucket, slot_of};
+use crate::{LogState, Record, StoreError};
+
+/// Messages that are fetched at once: with the largest bodies a few megabytes.
+const PAGE: u64 = 512;
+/// Slots that are looked through at once for rooms.
+const SLOTS: u32 = 64;
+
+impl Engine {
+    /// The records `first..=last` as far as they exist, at most `limit`.
+    pub async fn read(
+        &self,
+        room: &Arc<str>,
+        first: u64,
+        last: u64,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Record>, StoreError> {
+        let state = self.open(room, deadline).await?.state;
+        let first = first.max(1);
+        let last = last.min(state.last_seq).min(first.saturating_add(limit as u64).saturating_sub(1));
+        if first > last || limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.range(room, first, last, state, deadline).await
+    }
+
+    /// The records `first..=last`, which lie inside the log: from the index or from its end, whichever is nearer.
+    pub async fn range(
+        &self,
+        room: &str,
+        first: u64,
+        last: u64,
+        state: LogState,
+        deadline: Deadline,
+    ) -> Result<Vec<Record>, StoreError> {
+        let records = if state.last_seq - last < first - block_start(first) {
+            self.downwards(room, first, last, state, deadline).await?
+        } else {
+            self.upwards(room, first, last, deadline).await?
+        };
+        self.check_dense(room, &records, first, last)?;
+        Ok(records)
+    }
+
+    async fn upwards(&self, room: &str, first: u64, last: u64, deadline: Deadline) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        let mut from = self.block_id(room, first, deadline).await?;
+        let mut next = block_start(first);
+        for number in bucket(first)..=bucket(last) {
+            loop {
+                let limit = (last + 1).saturating_sub(next).clamp(1, PAGE);
+                let page = self.page(room, number, (from, limit), |s| &s.messages_from, deadline).await?;
+                let is_over = (page.len() as u64) < limit;
+                if let Some(end) = page.last() {
+                    (from, next) = (end.id as i64 + 1, end.seq + 1);
+                }
+                records.extend(page.into_iter().filter(|record| (first..=last).contains(&record.seq)));
+                if is_over || next > last {
+                    break;
+                }
+            }
+            from = i64::MIN;
+        }
+        Ok(records)
+    }
+
+    async fn downwards(
+        &self,
+        room: &str,
+        first: u64,
+        last: u64,
+        state: LogState,
+        deadline: Deadline,
+    ) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        let (mut from, mut next) = (state.last_id as i64, state.last_seq);
+        for number in (bucket(first)..=bucket(state.last_seq)).rev() {
+            loop {
+                let limit = (next + 1).saturating_sub(first).clamp(1, PAGE);
+                let page = self.page(room, number, (from, limit), |s| &s.messages_down_from, deadline).await?;
+                let is_over = (page.len() as u64) < limit;
+                if let Some(end) = page.last() {
+                    (from, next) = (end.id as i64 - 1, end.seq.saturating_sub(1));
+                }
+                records.extend(page.into_iter().filter(|record| (first..=last).contains(&record.seq)));
+                if is_over || next < first {
+                    break;
+                }
+            }
+            from = i64::MAX;
+        }
+        records.reverse();
+        Ok(records)
+    }
+
+    /// At most `limit` messages of a bucket, from an id on.
+    async fn page(
+        &self,
+        room: &str,
+        bucket: u64,
+        (from, limit): (i64, u64),
+        statement: impl Fn(&Statements) -> &PreparedStatement,
+        deadline: Deadline,
+    ) -> Result<Vec<Record>, StoreError> {
+        self.link
+            .until(deadline, async |Wired { session, statements }| {
+                let values = (room, bucket as i64, from, limit as i32);
+                let result = session.execute_unpaged(statement(statements), values).await?;
+                let rows = result.into_rows_result().map_err(Failure::new)?;
+                let mut records = Vec::with_capacity(rows.rows_num());
+                for row in rows.rows::<(i64, &[u8])>().map_err(Failure::new)? {
+                    let (_, bytes) = row.map_err(Failure::new)?;
+                    records.push(Record::decode(bytes).map_err(|error| self.unreadable(room, &error))?);
+                }
+                Ok(records)
+            })
+            .await
+    }
+
+    /// The id from which the block of `seq` begins; the least where it is not known, or is that of the bucket.
+    async fn block_id(&self, room: &str, seq: u64, deadline: Deadline) -> Result<i64, StoreError> {
+        let (place, number) = (bucket(seq), block(seq));
+        if bucket(block_start(seq).saturating_sub(1)) != place || number == 0 {
+            return Ok(i64::MIN);
+        }
+        self.link
+            .until(deadline, async |Wired { session, statements }| {
+                let result = session.execute_unpaged(&statements.block, (room, place as i64, number as i64)).await?;
+                let rows = result.into_rows_result().map_err(Failure::new)?;
+                let row = rows.maybe_first_row::<(i64,)>().map_err(Failure::new)?;
+                Ok(row.map_or(i64::MIN, |(id,)| id))
+            })
+            .await
+    }
+
+    /// Only what has expired may be missing, and that only at the beginning.
+    fn check_dense(&self, room: &str, records: &[Record], first: u64, last: u64) -> Result<(), StoreError> {
+        let begins = records.first().map_or(last + 1, |record| record.seq);
+        if begins > first && self.retention_s == 0 {
+            return Err(self.damaged(room, first, begins - 1));
+        }
+        let mut expected = begins;
+        for record in records {
+            if record.seq != expected {
+                return Err(self.damaged(room, expected, record.seq.max(expected + 1) - 1));
+            }
+            expected += 1;
+        }
+        if expected <= last { Err(self.damaged(room, expected, last)) } else { Ok(()) }
+    }
+
+    fn unreadable(&self, room: &str, error: &StoreError) -> StoreError {
+        let store = self.options.address.to_string();
+        StoreError::Unusable { store, message: format!("room {room:?}: {error}") }
+    }
+
+    /// Rooms that have a log, by slot and name, at most `limit` of those after `after`.
+    pub async fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        let mut rooms = Vec::new();
+        let mut slot = 0;
+        if let Some(after) = after {
+            slot = slot_of(after);
+            rooms = self.rooms_of(slot, Some(after), limit).await?;
+            slot += 1;
+        }
+        while rooms.len() < limit && slot < crate::SLOTS {
+            let slots = slot..(slot + SLOTS).min(crate::SLOTS);
+            slot = slots.end;
+            let left = limit - rooms.len();
+            let found = super::all(slots.map(|slot| self.rooms_of(slot, None, left))).await;
+            for found in found {
+                rooms.extend(found?);
+            }
+            rooms.truncate(limit);
+        }
+        Ok(rooms)
+    }
+
+    async fn rooms_of(&self, slot: u32, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        let (key, limit) = (slot as i32, i32::try_from(limit).unwrap_or(i32::MAX));
+        self.link
+            .until(Some(soon()), async |Wired { session, statements }| {
+                let result = match after {
+                    None => session.execute_unpaged(&statements.rooms, (key, limit)).await?,
+                    Some(after) => session.execute_unpaged(&statements.rooms_after, (key, after, limit)).await?,
+                };
+                let rows = result.into_rows_result().map_err(Failure::new)?;
+                let rooms = rows.rows::<(Option<&str>,)>().map_err(Failure::new)?;
+                // A slot whose owner is known and that has no log yet is one row without a room.
+                rooms
+                    .filter_map(|row| row.map(|(room,)| room.map(Arc::from)).transpose())
+                    .collect::<Result<_, _>>()
+                    .map_err(Failure::new)
+            })
+            .await
+    }
+}
