@@ -39,9 +39,9 @@ storm *flags:
 room users *flags:
     @users=$1; shift; tools/demo "room-$users" --users "$users" --rooms 1 "$@"
 
-# Every check there is: lint, unit, property and simulation tests, real processes, conformance
+# Every check there is: lint, unit, property and simulation tests, real processes, a real CQL server, conformance
 test: lint && conformance centrifuge
-    @tools/need strace
+    @tools/need strace java mvn
     cargo test --workspace --locked
 
 # Formatting, clippy and the links of the documentation
