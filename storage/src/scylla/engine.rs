@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Options;
@@ -54,6 +55,8 @@ pub struct Engine {
     pub marks: RefCell<HashMap<Arc<str>, Mark>>,
     pub writes: Semaphore,
     reserved_ms: Cell<Option<u64>>,
+    /// Renews the lease.
+    keeping: JoinHandle<()>,
     pub figures: Rc<Figures>,
     /// What there is to say at the start: the keyspace in one line, and what is unsafe about it.
     pub about: keyspace::About,
@@ -80,8 +83,8 @@ impl Engine {
         let mending = link.clone();
         tokio::task::spawn_local(async move { mending.mend().await });
         let lease = Rc::new(Lease::acquire(options.clone(), &link).await?);
-        let (keeping, through) = (lease.clone(), link.clone());
-        tokio::task::spawn_local(async move { keeping.keep(&through).await });
+        let (kept, through) = (lease.clone(), link.clone());
+        let keeping = tokio::task::spawn_local(async move { kept.keep(&through).await });
         let mut engine = Self {
             retention_s: about.retention_s,
             options,
@@ -93,6 +96,7 @@ impl Engine {
             marks: RefCell::default(),
             writes: Semaphore::new(WRITES_MAX),
             reserved_ms: Cell::new(None),
+            keeping,
             figures,
             about,
         };
@@ -111,6 +115,7 @@ impl Engine {
     /// Writes the marks that are due and lets the next relay begin.
     pub async fn close(&self) {
         let _ = timeout(CLOSE_TIMEOUT, self.write_marks(Some(Instant::now() + CLOSE_TIMEOUT))).await;
+        self.keeping.abort();
         let _ = timeout(CLOSE_TIMEOUT, self.lease.release(&self.link.wired())).await;
     }
 

@@ -222,13 +222,15 @@ impl Lease {
         self.expires.get().as_secs_f64() - boottime().as_secs_f64()
     }
 
-    /// Lets the next relay begin without waiting.
+    /// Lets the next relay begin without waiting. Nothing may be acked from here on, and nothing renews it any more.
     pub async fn release(&self, wired: &Wired) {
-        let values =
-            (self.term, self.until.get(), RELEASED, self.holder.as_str(), SCOPE, self.term, self.renewals.get());
         self.expires.set(Duration::ZERO);
-        // Where it fails, the next one waits.
-        let _ = wired.session.execute_unpaged(&wired.statements.take_lease, values).await;
+        // Where it fails, the next one waits. The last renewal may have been carried out unheard, so the row is asked.
+        let Ok(Some(stored)) = read(wired).await else { return };
+        if stored.term == self.term {
+            let values = (self.term, stored.until, RELEASED, self.holder.as_str(), SCOPE, self.term, stored.renewals);
+            let _ = wired.session.execute_unpaged(&wired.statements.take_lease, values).await;
+        }
     }
 }
 
