@@ -19,6 +19,10 @@ demo *flags:
 demo-equal *flags:
     @tools/demo demo-equal --clamp --distribution uniform "$@"
 
+# The demo with its messages in a CQL server that runs beside it on the same cores
+demo-scylla *flags:
+    @tools/demo --scylla demo-scylla --clamp "$@"
+
 # How one room's cost grows: runs with 1,000, 5,000, 20,000 and 70,000 viewers (or `./just growth 500 2000`), a table, a plot
 growth *viewers:
     @tools/growth "$@"
