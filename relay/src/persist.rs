@@ -1,39 +1,37 @@
-//! Between shards and the store: one thread that appends, others that read.
+//! Between shards and the store: one thread that takes appends, others that read.
 //!
-//! Group commit: the append thread takes everything that waits, from all shards, into one durable write. An append
-//! whose outcome is unknown is retried unchanged before anything else; shards hear only of what is durable.
+//! An engine that writes for all logs at once gets group commit: the append thread takes everything that waits, from all
+//! shards, into one durable write. An engine whose logs do not wait for each other is handed each append at once, and
+//! says by itself when it is durable. An append whose outcome is unknown is repeated unchanged; shards hear only of what
+//! is durable. Reads are answered within seconds whatever the store does: what waited too long is refused untried.
+//!
+//! The queues hold no more than the shards may ask for: an append a room, and the reads of commands that wait.
 
-use std::sync::Arc;
+mod append;
+mod counts;
+mod read;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use flume::{Receiver, Sender};
-use protocol::snowflake;
-use storage::{Append, LogState, Record, Store, StoreError};
+use flume::{Receiver, RecvTimeoutError, Sender};
+use storage::{Store, StoreError};
 use uring::Wake;
 
-use crate::dedupe::{WINDOW_MESSAGES, WINDOW_MS};
+use self::append::{Appender, Batch};
+pub use self::counts::Counts;
+pub use self::read::open;
+use self::read::{Read, Reader};
 use crate::shard::{StoreReply, StoreRequest};
 
-/// Batches of requests that may wait for a thread; past that they stay in the shards' outboxes.
-const JOBS_MAX: usize = 1024;
-/// Threads that read.
-const READERS: usize = 2;
-/// Durable writes begin at least this far apart: each costs a fixed 0.1 ms of CPU, and what comes meanwhile shares it.
-const COMMIT_EVERY: Duration = Duration::from_millis(3);
-/// Ids are reserved this far ahead, milliseconds.
-const RESERVE_MS: u64 = 60_000;
-/// First and longest wait before a failed append is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// Records read at once while the dedupe window is rebuilt.
-const WINDOW_CHUNK: u64 = 4096;
-
-/// The requests of one turn of one shard.
-struct Job {
-    shard: usize,
-    requests: Vec<StoreRequest>,
-}
+/// Threads that read, and how many for an engine across a network, for which they do nothing but wait.
+const READERS: (usize, usize) = (2, 16);
+/// Trouble with the store is told at most this often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a shard's replies go. Their number is bounded by its requests.
 #[derive(Clone)]
@@ -54,204 +52,139 @@ impl ReplyTo {
 /// A shard's way to the storage threads; cheap to clone.
 #[derive(Clone)]
 pub struct Persist {
-    appends: Sender<Job>,
-    reads: Sender<Job>,
+    appends: Sender<Batch>,
+    reads: Sender<Read>,
 }
 
 impl Persist {
-    /// Hands over what fits; the rest stays in `requests`, in order.
+    /// Hands over a turn's requests. Threads that have given up take none: nobody is answered any more.
     pub fn send(&self, shard: usize, requests: &mut Vec<StoreRequest>) {
-        let (appends, reads): (Vec<_>, Vec<_>) =
-            requests.drain(..).partition(|request| matches!(request, StoreRequest::Append(_)));
-        for (lane, batch) in [(&self.appends, appends), (&self.reads, reads)] {
-            if batch.is_empty() {
-                continue;
+        let since = Instant::now();
+        let mut appends = Vec::new();
+        for request in requests.drain(..) {
+            match request {
+                StoreRequest::Append(append) => appends.push(append),
+                StoreRequest::Open { .. } | StoreRequest::Read { .. } => {
+                    let _ = self.reads.send(Read { shard, request, since });
+                }
             }
-            if let Err(flume::TrySendError::Full(job) | flume::TrySendError::Disconnected(job)) =
-                lane.try_send(Job { shard, requests: batch })
-            {
-                requests.extend(job.requests);
-            }
+        }
+        if !appends.is_empty() {
+            let _ = self.appends.send(Batch { shard, appends, since });
         }
     }
 }
 
-/// The storage threads. They end when every [`Persist`] is dropped; [`Threads::join`] waits for that.
+/// The storage threads. They end when every [`Persist`] is dropped.
 pub struct Threads {
     handles: Vec<JoinHandle<()>>,
-    give_up: Arc<AtomicBool>,
+    /// Disconnected when all have ended.
+    ended: Receiver<()>,
+    shared: Arc<Shared>,
 }
 
 impl Threads {
-    /// Waits until everything that was handed over is durable and answered, or after [`Threads::give_up`] was dropped.
-    pub fn join(self) {
+    /// Waits until everything that was handed over is durable and answered, but no longer than `until`. Failing appends
+    /// are not tried again: the relay is about to end without having acked them.
+    pub fn stop(self, until: Instant) {
+        self.shared.give_up.store(true, Ordering::Relaxed);
+        let stuck = self.ended.recv_deadline(until) == Err(RecvTimeoutError::Timeout);
         for handle in self.handles {
-            if handle.join().is_err() {
+            if (!stuck || handle.is_finished()) && handle.join().is_err() {
                 eprintln!("relay: a storage thread failed");
             }
         }
+        if self.shared.counts.in_flight() > 0 {
+            eprintln!("relay: stopped with unsaved messages, none of them acked");
+        }
     }
 
-    /// Failing appends are not retried any more: the relay is about to end without having acked them.
-    pub fn give_up(&self) {
-        self.give_up.store(true, Ordering::Relaxed);
+    /// What they have done so far, and go on counting.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.shared.counts.clone()
     }
 }
 
-/// Starts the storage threads. `replies` are the shards', by number. Returns the time up to which ids may have been
-/// given out before.
+/// Told once that this process may not write to the store any more.
+type OnLost = Box<dyn FnOnce(StoreError) + Send>;
+
+/// What the storage threads have in common with an engine that calls back. Not the store: an append on its way would
+/// keep it open.
+struct Shared {
+    replies: Vec<ReplyTo>,
+    counts: Arc<Counts>,
+    /// Nothing that fails is tried again.
+    give_up: AtomicBool,
+    on_lost: Mutex<Option<OnLost>>,
+    complained: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    fn new(replies: &[ReplyTo], on_lost: OnLost) -> Arc<Self> {
+        Arc::new(Self {
+            replies: replies.to_vec(),
+            counts: Arc::default(),
+            give_up: AtomicBool::new(false),
+            on_lost: Mutex::new(Some(on_lost)),
+            complained: Mutex::default(),
+        })
+    }
+
+    /// This process may not write any more.
+    fn lose(&self, error: StoreError) {
+        self.give_up.store(true, Ordering::Relaxed);
+        let on_lost = self.on_lost.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(on_lost) = on_lost {
+            on_lost(error);
+        }
+    }
+
+    /// Counts what went wrong, and tells of it unless something was told a moment ago.
+    fn complain(&self, error: &StoreError, then: &str) {
+        self.counts.failed();
+        let now = Instant::now();
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|at| now - at >= COMPLAIN_EVERY) {
+            *complained = Some(now);
+            eprintln!("relay: storage: {error}{then}");
+        }
+    }
+}
+
+/// Starts the storage threads. `replies` are the shards', by number. `on_lost` is told, once and from any thread, that
+/// this process may never write to the store again. Returns the time up to which ids may have been given out before.
 pub fn start(
     store: &Arc<dyn Store>,
     tail_max: usize,
     replies: &[ReplyTo],
+    on_lost: impl FnOnce(StoreError) + Send + 'static,
 ) -> Result<(Persist, Threads, u64), StoreError> {
     let ids_after_ms = store.reserved_ids()?;
-    let (appends, append_jobs) = flume::bounded(JOBS_MAX);
-    let (reads, read_jobs) = flume::bounded(JOBS_MAX);
-    let give_up = Arc::new(AtomicBool::new(false));
+    let shared = Shared::new(replies, Box::new(on_lost));
+    if let Some(concurrent) = store.concurrent() {
+        let shared = shared.clone();
+        concurrent.on_lost(Box::new(move |error| shared.lose(error)));
+    }
+    let (appends, append_jobs) = flume::unbounded();
+    let (reads, read_jobs) = flume::unbounded();
+    let (alive, ended) = flume::bounded::<()>(0);
     let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
+        let alive = alive.clone();
+        let work = move || {
+            work();
+            drop(alive);
+        };
         thread::Builder::new().name(name).spawn(work).expect("a thread can be started")
     };
     let mut handles = Vec::new();
-    let appender = Appender {
-        store: store.clone(),
-        replies: replies.to_vec(),
-        reserved_ms: ids_after_ms,
-        give_up: give_up.clone(),
-    };
+    let appender = Appender::new(store.clone(), shared.clone(), ids_after_ms);
     handles.push(spawn("append".into(), Box::new(move || appender.run(&append_jobs))));
-    for n in 0..READERS {
-        let reader = Reader { store: store.clone(), replies: replies.to_vec(), tail_max };
+    for n in 0..if store.concurrent().is_some() { READERS.1 } else { READERS.0 } {
+        let reader = Reader { store: store.clone(), shared: shared.clone(), tail_max };
         let jobs = read_jobs.clone();
         handles.push(spawn(format!("read-{n}"), Box::new(move || reader.run(&jobs))));
     }
-    Ok((Persist { appends, reads }, Threads { handles, give_up }, ids_after_ms))
-}
-
-/// The append thread.
-struct Appender {
-    store: Arc<dyn Store>,
-    replies: Vec<ReplyTo>,
-    reserved_ms: u64,
-    give_up: Arc<AtomicBool>,
-}
-
-impl Appender {
-    fn run(mut self, jobs: &Receiver<Job>) {
-        let mut last = Instant::now();
-        while let Ok(first) = jobs.recv() {
-            thread::sleep(COMMIT_EVERY.saturating_sub(last.elapsed()));
-            last = Instant::now();
-            let mut appends = Vec::new();
-            let mut shards = Vec::new();
-            for job in std::iter::once(first).chain(jobs.try_iter()) {
-                for request in job.requests {
-                    if let StoreRequest::Append(append) = request {
-                        appends.push(append);
-                        shards.push(job.shard);
-                    }
-                }
-            }
-            if !self.append(&appends) {
-                return;
-            }
-            let mut stored: Vec<Vec<StoreReply>> = self.replies.iter().map(|_| Vec::new()).collect();
-            for (append, shard) in appends.into_iter().zip(shards) {
-                stored[shard].push(StoreReply::Appended { room: append.room });
-            }
-            for (to, batch) in self.replies.iter().zip(stored) {
-                if !batch.is_empty() {
-                    to.send(batch);
-                }
-            }
-        }
-    }
-
-    /// Returns when all of it is durable; false when it was given up.
-    fn append(&mut self, appends: &[Append]) -> bool {
-        let mut wait = RETRY.0;
-        loop {
-            match self.reserve(appends).and_then(|()| self.store.append(appends)) {
-                Ok(()) => return true,
-                Err(error) if self.give_up.load(Ordering::Relaxed) => {
-                    eprintln!("relay: stopped with unsaved messages, none of them acked: {error}");
-                    return false;
-                }
-                Err(error) => {
-                    eprintln!("relay: storage: {error}; trying again in {} ms", wait.as_millis());
-                    thread::sleep(wait);
-                    wait = (wait * 2).min(RETRY.1);
-                }
-            }
-        }
-    }
-
-    /// Makes sure that no id is stored whose time was not reserved before: after a restart, ids go on later.
-    fn reserve(&mut self, appends: &[Append]) -> Result<(), StoreError> {
-        let last_id = appends.iter().filter_map(|append| append.records.last()).map(|record| record.id).max();
-        let last_ms = last_id.map_or(0, snowflake::time_ms);
-        if last_ms > self.reserved_ms {
-            self.store.reserve_ids(last_ms + RESERVE_MS)?;
-            self.reserved_ms = last_ms + RESERVE_MS;
-        }
-        Ok(())
-    }
-}
-
-/// A read thread.
-struct Reader {
-    store: Arc<dyn Store>,
-    replies: Vec<ReplyTo>,
-    tail_max: usize,
-}
-
-impl Reader {
-    fn run(self, jobs: &Receiver<Job>) {
-        while let Ok(job) = jobs.recv() {
-            let replies = job.requests.into_iter().filter_map(|request| self.read(request)).collect();
-            self.replies[job.shard].send(replies);
-        }
-    }
-
-    fn read(&self, request: StoreRequest) -> Option<StoreReply> {
-        let told = |error: StoreError| eprintln!("relay: storage: {error}");
-        match request {
-            StoreRequest::Open { room } => {
-                let log = open(&*self.store, &room, self.tail_max, wall_ms()).map_err(told).ok();
-                Some(StoreReply::Opened { room, log })
-            }
-            StoreRequest::Read { room, first, last } => {
-                let limit = (last - first + 1) as usize;
-                let records = self.store.read(&room, first, last, limit).map_err(told).ok();
-                Some(StoreReply::Read { room, first, last, records: records.map(shared) })
-            }
-            StoreRequest::Append(_) => None,
-        }
-    }
-}
-
-/// A log's state, and its newest records: enough for the tail and for the dedupe window.
-pub fn open(
-    store: &dyn Store,
-    room: &str,
-    tail_max: usize,
-    now_ms: u64,
-) -> Result<(LogState, Vec<Arc<Record>>), StoreError> {
-    let state = store.open_log(room)?;
-    let mut first = (state.last_seq + 1).saturating_sub(tail_max as u64).max(1);
-    let mut recent = store.read(room, first, state.last_seq, tail_max)?;
-    let window_first = (state.last_seq + 1).saturating_sub(WINDOW_MESSAGES).max(1);
-    while first > window_first && recent.first().is_some_and(|oldest| oldest.time_ms + WINDOW_MS > now_ms) {
-        let from = first.saturating_sub(WINDOW_CHUNK).max(window_first);
-        let mut older = store.read(room, from, first - 1, (first - from) as usize)?;
-        older.append(&mut recent);
-        (first, recent) = (from, older);
-    }
-    Ok((state, shared(recent)))
-}
-
-fn shared(records: Vec<Record>) -> Vec<Arc<Record>> {
-    records.into_iter().map(Arc::new).collect()
+    Ok((Persist { appends, reads }, Threads { handles, ended, shared }, ids_after_ms))
 }
 
 /// Milliseconds since 1970.

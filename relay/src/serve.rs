@@ -6,17 +6,17 @@ mod core;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flume::Receiver;
 use glommio::{LocalExecutorBuilder, Placement};
-use storage::Store;
+use storage::{Store, StoreError};
 use uring::{Config, Ring, Wake};
 
 pub use self::admission::Capacity;
-use self::core::{Core, Links};
+use self::core::{Core, Links, Stop};
 use crate::config::Limits;
 use crate::deflation;
 use crate::persist::{self, ReplyTo};
@@ -44,6 +44,10 @@ const PROBE: Config = Config { sockets: 8, recv_buffers: 8, recv_buffer_bytes: 6
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long shards may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// A shard that does not end within the limit counts as hanging after so much longer.
+const SHARD_GRACE: Duration = Duration::from_secs(5);
+/// The storage threads have at least so long to end after the shards.
+const STORE_GRACE: Duration = Duration::from_millis(500);
 
 /// What the shards' threads tell the main one.
 enum Report {
@@ -51,9 +55,19 @@ enum Report {
     Failed(String),
     Ended(Stats),
     Signal,
+    /// This process may never write to the store again.
+    StoreLost(StoreError),
 }
 
-/// Runs a relay until SIGTERM or SIGINT; `ready` is called with its address once it accepts.
+/// How the shards ended.
+struct Outcome {
+    stats: Stats,
+    /// When stopping has taken as long as it may.
+    until: Instant,
+    lost: Option<StoreError>,
+}
+
+/// Runs a relay until SIGTERM or SIGINT, or until it loses its store; `ready` is called with its address once it accepts.
 pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Result<()> {
     let capacity = Capacity::new(&plan.limits, plan.shards)?;
     let (address, listeners) = listen(plan)?;
@@ -66,11 +80,14 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
             (ReplyTo { replies, wake: wake.clone() }, Some(incoming))
         })
         .unzip();
-    let (persist, threads, ids_after_ms) = persist::start(&plan.store, plan.limits.tail_messages_max, &reply_to)?;
+    let (reports, reported) = flume::unbounded();
+    let on_lost = reports.clone();
+    let on_lost = move |error| drop(on_lost.send(Report::StoreLost(error)));
+    let (persist, threads, ids_after_ms) =
+        persist::start(&plan.store, plan.limits.tail_messages_max, &reply_to, on_lost)?;
     // Here, where a refusal can be told: the executors' threads would die of it silently.
     Ring::new(PROBE, &wakes[0])?;
-    let (reports, reported) = flume::unbounded();
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Arc::new(Stop::default());
     let running = Arc::new(AtomicUsize::new(plan.shards));
     let mut links = Links::mesh(&wakes, LANE_BATCHES, HANDOVERS_MAX);
     let cores = core_ids(plan.shards);
@@ -116,11 +133,10 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
     signals(reports)?;
     await_ready(&reported, plan.shards)?;
     ready(address, &capacity);
-    let stats = supervise(&reported, plan, &stop, &wakes)?;
-    threads.give_up();
-    threads.join();
+    let Outcome { stats, until, lost } = supervise(&reported, plan, &stop, &wakes)?;
+    threads.stop(until.max(Instant::now() + STORE_GRACE));
     eprintln!("relay: stopped; {stats:?}");
-    Ok(())
+    lost.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// What to do where the kernel has no `io_uring` for us.
@@ -178,42 +194,51 @@ fn await_ready(reported: &Receiver<Report>, shards: usize) -> anyhow::Result<()>
         match report.map_err(|_| anyhow::anyhow!("a shard did not start; {IO_URING_HINT}"))? {
             Report::Ready => {}
             Report::Failed(why) => bail!("{why}"),
+            Report::StoreLost(error) => return Err(error.into()),
             Report::Ended(_) | Report::Signal => bail!("stopped while starting"),
         }
     }
     Ok(())
 }
 
-/// Waits for a signal, then for the shards to stop, within the limit.
-fn supervise(reported: &Receiver<Report>, plan: &Plan, stop: &AtomicBool, wakes: &[Wake]) -> anyhow::Result<Stats> {
+/// Waits for a signal or the loss of the store, then for the shards to stop, within the limit.
+fn supervise(reported: &Receiver<Report>, plan: &Plan, stop: &Stop, wakes: &[Wake]) -> anyhow::Result<Outcome> {
+    let limit = Duration::from_millis(plan.limits.shutdown_timeout_ms);
     let mut ended = 0;
     let mut stats = Stats::default();
-    let mut patience = None;
+    let mut lost = None;
+    let mut stopping: Option<Instant> = None;
     while ended < plan.shards {
-        let report = match patience {
+        let report = match stopping {
             None => reported.recv().context("all shards are gone")?,
-            Some(until) => match reported.recv_deadline(until) {
+            // Shards enforce the limit themselves; the rest is for one that hangs.
+            Some(since) => match reported.recv_deadline(since + limit + SHARD_GRACE) {
                 Ok(report) => report,
                 Err(_) => bail!("stopping took longer than --shutdown-timeout-ms {}", plan.limits.shutdown_timeout_ms),
             },
         };
         match report {
-            Report::Signal if patience.is_none() => {
+            Report::Signal if stopping.is_some() => bail!("stopped at once by a second signal"),
+            Report::Signal => {
                 eprintln!("relay: stopping");
-                // Shards enforce the limit themselves; this is for one that hangs.
-                let limit = Duration::from_millis(plan.limits.shutdown_timeout_ms + 5_000);
-                patience = Some(Instant::now() + limit);
-                stop.store(true, Ordering::Release);
-                wakes.iter().for_each(Wake::wake);
+                stop.asked.store(true, Ordering::Release);
             }
-            Report::Signal => bail!("stopped at once by a second signal"),
+            Report::StoreLost(error) => {
+                eprintln!("relay: stopping, for nothing can be stored any more");
+                lost = Some(error);
+                stop.without_store.store(true, Ordering::Release);
+                stop.asked.store(true, Ordering::Release);
+            }
             Report::Ended(part) => {
                 ended += 1;
                 stats = stats + part;
+                continue;
             }
             Report::Failed(why) => bail!("{why}"),
-            Report::Ready => {}
+            Report::Ready => continue,
         }
+        stopping.get_or_insert_with(Instant::now);
+        wakes.iter().for_each(Wake::wake);
     }
-    Ok(stats)
+    Ok(Outcome { stats, until: stopping.unwrap_or_else(Instant::now) + limit, lost })
 }

@@ -58,6 +58,14 @@ impl Links {
     }
 }
 
+/// What all cores are told about their end.
+#[derive(Default)]
+pub struct Stop {
+    pub asked: AtomicBool,
+    /// The store will never answer again; set before `asked`, or after it.
+    pub without_store: AtomicBool,
+}
+
 /// What a core is made from; everything may be sent to its thread.
 pub struct Parts {
     pub setup: Setup,
@@ -66,7 +74,7 @@ pub struct Parts {
     pub links: Links,
     pub persist: Persist,
     pub replies: Receiver<Vec<StoreReply>>,
-    pub stop: Arc<AtomicBool>,
+    pub stop: Arc<Stop>,
     /// Shards that are not done yet.
     pub running: Arc<AtomicUsize>,
 }
@@ -81,7 +89,7 @@ pub struct Core {
     links: Links,
     persist: Persist,
     replies: Receiver<Vec<StoreReply>>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     running: Arc<AtomicUsize>,
     /// This shard does not count as running any more.
     counted: bool,
@@ -132,10 +140,13 @@ impl Core {
             let now = self.now();
             self.shard.begin(now);
             let happened = self.take_in();
-            if stopping.is_none() && self.stop.load(Ordering::Acquire) {
+            if stopping.is_none() && self.stop.asked.load(Ordering::Acquire) {
                 stopping = Some(Instant::now());
                 self.rings[0].stop_listening();
                 self.shard.stop();
+            }
+            if stopping.is_some() && self.stop.without_store.load(Ordering::Acquire) {
+                self.shard.await_nothing();
             }
             self.shard.flush();
             let caused = self.carry_out();

@@ -34,6 +34,8 @@ pub(super) struct Upkeep {
     rates_us: u64,
     rounds: usize,
     stopping_us: Option<u64>,
+    /// Nobody waits any more for storage or for other shards.
+    impatient: bool,
     told: Option<Vec<SessionId>>,
 }
 
@@ -201,14 +203,19 @@ impl Shard {
         self.upkeep.stopping_us.get_or_insert(self.now.us);
     }
 
-    /// Everybody is gone and everything is stored and answered. Other shards may still need this one.
+    /// While stopping: what is not stored or answered by now never will be, and holds up nobody.
+    pub fn await_nothing(&mut self) {
+        self.upkeep.impatient = true;
+    }
+
+    /// Everybody is gone, and everything is stored and answered or was given up. Other shards may still need this one.
     pub fn is_stopped(&self) -> bool {
         self.upkeep.told.is_some() && self.sessions.is_empty() && !self.is_awaited()
     }
 
     /// Somebody waits for storage or for an owner's reply.
     fn is_awaited(&self) -> bool {
-        self.unanswered > 0 || self.has_unstored()
+        !self.upkeep.impatient && (self.unanswered > 0 || self.has_unstored())
     }
 
     fn has_unstored(&self) -> bool {
@@ -222,8 +229,11 @@ impl Shard {
         let since = self.upkeep.stopping_us.unwrap_or(self.now.us);
         let patience_us = self.setup.limits.shutdown_timeout_ms * 1000 / 2;
         if self.upkeep.told.is_none() {
-            if self.is_awaited() && self.now.us < since + patience_us {
-                return;
+            if self.is_awaited() {
+                if self.now.us < since + patience_us {
+                    return;
+                }
+                self.upkeep.impatient = true;
             }
             self.upkeep.told = Some(self.sessions.slice(0, 1).map(|session| session.id).collect());
         }

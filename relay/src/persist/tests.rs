@@ -1,0 +1,271 @@
+use flume::unbounded;
+use protocol::Content;
+use storage::{Append, Concurrent, Done, Fault, FaultyStore, Kind, LogState, MemoryStore, Record};
+
+use super::*;
+
+/// Nothing takes this long unless it hangs.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The room whose reads wait until the test lets go of [`Fake::gate`].
+const STUCK: &str = "stuck";
+
+/// An engine for many logs at once that leaves the outcome of each append to the test.
+struct Fake {
+    memory: MemoryStore,
+    submitted: Sender<(Append, Done)>,
+    lost: Mutex<Option<OnLost>>,
+    reserve_failures: Mutex<u32>,
+    gate: Receiver<()>,
+}
+
+/// What a test holds: both ends.
+struct Rig {
+    fake: Arc<Fake>,
+    submitted: Receiver<(Append, Done)>,
+    gate: Sender<()>,
+    persist: Persist,
+    threads: Threads,
+    replies: Receiver<Vec<StoreReply>>,
+    lost: Receiver<StoreError>,
+}
+
+impl Store for Fake {
+    fn open_log(&self, room: &str) -> Result<LogState, StoreError> {
+        if room == STUCK {
+            // Ends when the test lets go.
+            let _ = self.gate.recv();
+        }
+        self.memory.open_log(room)
+    }
+
+    fn append(&self, _: &[Append]) -> Result<(), StoreError> {
+        unreachable!("appends are submitted")
+    }
+
+    fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
+        self.memory.read(room, first, last, limit)
+    }
+
+    fn reserved_ids(&self) -> Result<u64, StoreError> {
+        self.memory.reserved_ids()
+    }
+
+    fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
+        let mut failures = self.reserve_failures.lock().unwrap();
+        if *failures > 0 {
+            *failures -= 1;
+            return Err(StoreError::Unavailable { message: "told to fail".into() });
+        }
+        self.memory.reserve_ids(until_ms)
+    }
+
+    fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        self.memory.rooms(after, limit)
+    }
+
+    fn concurrent(&self) -> Option<&dyn Concurrent> {
+        Some(self)
+    }
+}
+
+impl Concurrent for Fake {
+    fn submit(&self, append: Append, done: Done) {
+        // A test that has ended wants none.
+        let _ = self.submitted.send((append, done));
+    }
+
+    fn on_lost(&self, told: OnLost) {
+        *self.lost.lock().unwrap() = Some(told);
+    }
+}
+
+fn rig(reserve_failures: u32) -> Rig {
+    let ((submit, submitted), (gate, gated)) = (unbounded(), unbounded());
+    let fake = Arc::new(Fake {
+        memory: MemoryStore::default(),
+        submitted: submit,
+        lost: Mutex::default(),
+        reserve_failures: Mutex::new(reserve_failures),
+        gate: gated,
+    });
+    let store: Arc<dyn Store> = fake.clone();
+    let (persist, threads, replies, lost) = start_on(&store);
+    Rig { fake, submitted, gate, persist, threads, replies, lost }
+}
+
+/// The storage threads of one shard.
+fn start_on(store: &Arc<dyn Store>) -> (Persist, Threads, Receiver<Vec<StoreReply>>, Receiver<StoreError>) {
+    let ((replies, incoming), (tell, lost)) = (unbounded(), unbounded());
+    let reply_to = ReplyTo { replies, wake: Wake::new().unwrap() };
+    let (persist, threads, _) = start(store, 10, &[reply_to], move |error| tell.send(error).unwrap()).unwrap();
+    (persist, threads, incoming, lost)
+}
+
+fn append(room: &str, seq: u64) -> StoreRequest {
+    let record = Record {
+        kind: Kind::Message,
+        seq,
+        id: seq << 22,
+        time_ms: 0,
+        sender: "s".into(),
+        content: Content::Text,
+        body: Box::default(),
+        key: None,
+    };
+    StoreRequest::Append(Append { room: room.into(), epoch: 1, records: vec![Arc::new(record)] })
+}
+
+/// The room of the next append that is told to be durable.
+fn durable(replies: &Receiver<Vec<StoreReply>>) -> String {
+    match replies.recv_timeout(DEADLINE).unwrap().pop() {
+        Some(StoreReply::Appended { room }) => room.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The room of the next open that is answered, and whether it succeeded.
+fn opened(replies: &Receiver<Vec<StoreReply>>) -> (String, bool) {
+    match replies.recv_timeout(DEADLINE).unwrap().pop() {
+        Some(StoreReply::Opened { room, log }) => (room.to_string(), log.is_some()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn metric(counts: &Counts, name: &str) -> f64 {
+    counts.metrics().into_iter().find(|metric| metric.name == name).unwrap().value
+}
+
+#[test]
+fn appends_of_a_concurrent_engine_complete_in_any_order() {
+    let rig = rig(0);
+    rig.persist.send(0, &mut vec![append("a", 1), append("b", 1), append("c", 1)]);
+    let mut flying: Vec<(Append, Done)> = (0..3).map(|_| rig.submitted.recv_timeout(DEADLINE).unwrap()).collect();
+    assert_eq!(rig.threads.counts().in_flight(), 3);
+    for (at, room) in [(2, "c"), (0, "a"), (0, "b")] {
+        let (append, done) = flying.remove(at);
+        assert_eq!(&*append.room, room);
+        assert!(rig.replies.is_empty(), "nothing is acked before it is done");
+        done(Ok(()));
+        assert_eq!(durable(&rig.replies), room);
+    }
+    let counts = rig.threads.counts();
+    let done = ["relay_appends_in_flight", "relay_appends_total", "relay_records_total"];
+    assert_eq!(done.map(|name| metric(&counts, name)), [0.0, 3.0, 3.0]);
+}
+
+#[test]
+fn an_append_that_never_completes_holds_up_neither_other_rooms_nor_the_end() {
+    let Rig { persist, threads, submitted, replies, .. } = rig(0);
+    persist.send(0, &mut vec![append("never", 1)]);
+    let never = submitted.recv_timeout(DEADLINE).unwrap();
+    for seq in 1..100 {
+        persist.send(0, &mut vec![append("b", seq)]);
+        let (_, done) = submitted.recv_timeout(DEADLINE).unwrap();
+        done(Ok(()));
+        assert_eq!(durable(&replies), "b");
+    }
+    let counts = threads.counts();
+    assert_eq!(counts.in_flight(), 1);
+    assert!(metric(&counts, "relay_append_oldest_seconds") > 0.0);
+    drop(persist);
+    threads.stop(Instant::now() + DEADLINE);
+    assert_eq!(counts.in_flight(), 1, "it was never done");
+    assert!(replies.is_empty(), "and never acked");
+    drop(never);
+}
+
+#[test]
+fn a_lost_store_is_told_once_and_acks_nothing() {
+    let rig = rig(0);
+    let lost = || StoreError::Lost { store: "s".into(), holder: "h".into() };
+    rig.persist.send(0, &mut vec![append("a", 1), append("b", 1)]);
+    for _ in 0..2 {
+        let (_, done) = rig.submitted.recv_timeout(DEADLINE).unwrap();
+        done(Err(lost()));
+    }
+    let on_lost = rig.fake.lost.lock().unwrap().take().unwrap();
+    on_lost(lost());
+    assert!(matches!(rig.lost.recv_timeout(DEADLINE), Ok(StoreError::Lost { .. })));
+    drop(rig.persist);
+    rig.threads.stop(Instant::now() + DEADLINE);
+    assert!(rig.lost.is_empty() && rig.replies.is_empty());
+}
+
+#[test]
+fn a_store_that_is_lost_while_nothing_is_under_way_is_told_too() {
+    let rig = rig(0);
+    let on_lost = rig.fake.lost.lock().unwrap().take().unwrap();
+    on_lost(StoreError::Closed);
+    assert!(matches!(rig.lost.recv_timeout(DEADLINE), Ok(StoreError::Closed)));
+}
+
+#[test]
+fn ids_are_reserved_before_an_append_is_submitted_however_often_that_fails() {
+    let rig = rig(3);
+    rig.persist.send(0, &mut vec![append("a", 5)]);
+    let (append, _) = rig.submitted.recv_timeout(DEADLINE).unwrap();
+    let time_ms = protocol::snowflake::time_ms(append.records[0].id);
+    assert!(rig.fake.memory.reserved_ids().unwrap() >= time_ms);
+    assert_eq!(metric(&rig.threads.counts(), "relay_storage_errors_total"), 3.0);
+}
+
+#[test]
+fn reads_that_hang_do_not_hold_up_others_and_those_that_waited_too_long_are_refused_untried() {
+    let rig = rig(0);
+    let open = |room: &str| StoreRequest::Open { room: room.into() };
+    rig.persist.send(0, &mut vec![open(STUCK), open("a"), open("b")]);
+    let mut rooms = [opened(&rig.replies), opened(&rig.replies)];
+    rooms.sort();
+    assert_eq!(rooms, [("a".into(), true), ("b".into(), true)]);
+    let since = Instant::now().checked_sub(DEADLINE).unwrap();
+    rig.persist.reads.send(Read { shard: 0, request: open("late"), since }).unwrap();
+    assert_eq!(opened(&rig.replies), ("late".into(), false));
+    let request = StoreRequest::Read { room: "late".into(), first: 1, last: 9 };
+    rig.persist.reads.send(Read { shard: 0, request, since }).unwrap();
+    assert!(matches!(rig.replies.recv_timeout(DEADLINE).unwrap()[..], [StoreReply::Read { records: None, .. }]));
+    assert_eq!(metric(&rig.threads.counts(), "relay_reads_refused_total"), 2.0);
+    drop(rig.gate);
+    assert_eq!(opened(&rig.replies), (STUCK.into(), true));
+}
+
+#[test]
+fn a_group_that_fails_is_repeated_unchanged_and_acked_once() {
+    let faulty = Arc::new(FaultyStore::new(1));
+    for fault in [Fault::Lost, Fault::Partial(1), Fault::Stored] {
+        faulty.plan_append(Some(fault));
+    }
+    let store: Arc<dyn Store> = faulty.clone();
+    let (persist, threads, replies, _) = start_on(&store);
+    persist.send(0, &mut vec![append("a", 1), append("b", 1)]);
+    assert!(matches!(
+        replies.recv_timeout(DEADLINE).unwrap()[..],
+        [StoreReply::Appended { .. }, StoreReply::Appended { .. }]
+    ));
+    assert_eq!(["a", "b"].map(|room| faulty.open_log(room).unwrap().last_seq), [1, 1]);
+    drop(persist);
+    threads.stop(Instant::now() + DEADLINE);
+    assert!(replies.is_empty());
+}
+
+#[test]
+fn a_store_that_fails_for_ever_does_not_hold_up_the_end() {
+    let faulty = Arc::new(FaultyStore::new(1));
+    let store: Arc<dyn Store> = faulty.clone();
+    let (persist, threads, replies, _) = start_on(&store);
+    faulty.set_down(true);
+    persist.send(0, &mut vec![append("a", 1)]);
+    drop(persist);
+    let counts = threads.counts();
+    threads.stop(Instant::now() + DEADLINE);
+    assert_eq!(counts.in_flight(), 1);
+    assert!(replies.is_empty());
+}
+
+#[test]
+fn a_call_that_never_returns_does_not_hold_up_the_end() {
+    let Rig { persist, threads, gate, .. } = rig(0);
+    persist.send(0, &mut vec![StoreRequest::Open { room: STUCK.into() }]);
+    drop(persist);
+    threads.stop(Instant::now());
+    drop(gate);
+}
