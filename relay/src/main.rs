@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use protocol::{centrifuge, native, snowflake};
 use relay::config::{Limits, ServeArgs};
 use relay::serve::{self, Plan};
-use relay::store;
+use relay::store::{Opened, SchemaArgs};
 use storage::MemoryStore;
 
 #[global_allocator]
@@ -32,12 +32,15 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   relay serve                                          on 127.0.0.1:8000, messages in ./relay-data
   relay serve --listen 0.0.0.0:8000 --data /var/lib/relay --max-connections 500000
+  relay serve --store scylla://db1,db2,db3/chat        messages in ScyllaDB
   relay serve --memory --listen 127.0.0.1:0            for a test: free port, nothing kept";
 
 #[derive(Subcommand)]
 enum Command {
     /// Serve chat rooms until SIGTERM
     Serve(Box<ServeArgs>),
+    /// Print the CQL that makes the keyspace and tables of a scylla:// store, for those who want to carry it out themselves
+    Schema(SchemaArgs),
     /// Copy the whole history of one store to another; may be ended at any point and run again
     Copy(copy::CopyArgs),
     /// Send every WebSocket message back, with the relay's own sockets and frames (for conformance suites)
@@ -54,6 +57,7 @@ struct EchoArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve_rooms(*args),
+        Command::Schema(args) => args.script().map(|script| print!("{script}")).map_err(Into::into),
         Command::Copy(args) => copy::run(&args),
         Command::Echo(args) => echo(&args),
     };
@@ -75,11 +79,14 @@ fn serve_rooms(args: ServeArgs) -> anyhow::Result<()> {
     if shards == 0 || shards > usize::from(snowflake::SHARD_MAX) + 1 {
         bail!("--shards is {shards}, but must be 1 to {}", snowflake::SHARD_MAX + 1);
     }
-    let (location, options) = args.store.location()?;
-    let store::Opened { store, kept } = location.open(&options)?;
+    let (location, options) = args.store.location(args.node)?;
+    let Opened { store, kept, warnings } = location.open(&options)?;
     let plan = Plan { listen: args.listen, store, shards, node: args.node, limits: args.limits, echo: false };
     serve::run(&plan, |address, capacity| {
         eprintln!("relay {}: {shards} shards, {kept}", env!("CARGO_PKG_VERSION"));
+        for warning in &warnings {
+            eprintln!("warning: {warning}");
+        }
         eprintln!("capacity: {capacity}");
         eprintln!("native ws://{address}{} · Centrifuge ws://{address}{}", native::PATH, centrifuge::PATH);
         eprintln!("listening on {address}");

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
+use storage::scylla::{self, Address, Replication, ScyllaStore, schema};
 use storage::{EmbeddedStore, MemoryStore, Store, StoreError};
 
 use crate::config::Invalid;
@@ -13,7 +14,8 @@ use crate::config::Invalid;
 /// What was typed about the store; [`StoreArgs::location`] says what it means.
 #[derive(Clone, Args)]
 pub struct StoreArgs {
-    /// Where messages are kept: embedded:DIR (as --data DIR) or memory: (as --memory)
+    /// Where messages are kept: embedded:DIR (as --data DIR), memory: (as --memory), or
+    /// scylla://[user:password@]host1[:9042],host2/keyspace[?datacenter=NAME]
     #[arg(long, value_name = "URL", env = "RELAY_STORE", hide_env_values = true, conflicts_with_all = ["data", "memory"])]
     store: Option<String>,
     /// Directory of the embedded store; made if it does not exist [default: relay-data]
@@ -25,18 +27,63 @@ pub struct StoreArgs {
     /// Start even though the log of a room is shorter than what was acked; such a log goes on under a new epoch
     #[arg(long)]
     accept_loss: bool,
+    #[command(flatten)]
+    keyspace: KeyspaceArgs,
+}
+
+/// What was typed about a keyspace of a database.
+#[derive(Debug, Clone, Args)]
+struct KeyspaceArgs {
+    /// Copies of each message, when the keyspace has to be made: a number, or one for each data centre as dc1:3,dc2:3
+    /// [default: 3]
+    #[arg(long, value_name = "N")]
+    replication: Option<Replication>,
+    /// How long messages are kept in a scylla:// store, seconds; 0 is for ever [default: as the keyspace says]
+    #[arg(long, value_name = "S")]
+    retention_s: Option<u32>,
+}
+
+/// What was typed for `relay schema`.
+#[derive(Clone, Args)]
+pub struct SchemaArgs {
+    /// The `scylla://` store whose schema is wanted; it is not connected to
+    #[arg(long, value_name = "URL", env = "RELAY_STORE", hide_env_values = true)]
+    store: String,
+    #[command(flatten)]
+    keyspace: KeyspaceArgs,
+}
+
+impl SchemaArgs {
+    /// The CQL that makes the keyspace and its tables.
+    pub fn script(&self) -> Result<String, Invalid> {
+        let Location::Scylla(address) = location(&self.store)? else {
+            return Err(Invalid("--store (or RELAY_STORE): only a scylla:// store has a schema".into()));
+        };
+        let replication = self.keyspace.replication.clone().unwrap_or_default();
+        Ok(schema::script(&address.keyspace, &replication, self.keyspace.retention_s))
+    }
+}
+
+fn location(url: &str) -> Result<Location, Invalid> {
+    url.parse().map_err(|why| Invalid(format!("--store (or RELAY_STORE): {why}")))
 }
 
 impl StoreArgs {
     /// Which store is meant, and how it is to be opened by the node of this number.
-    pub fn location(&self) -> Result<(Location, Options), Invalid> {
+    pub fn location(&self, node: u16) -> Result<(Location, Options), Invalid> {
         let location = match (&self.store, &self.data) {
-            (Some(url), _) => url.parse().map_err(|why| Invalid(format!("--store (or RELAY_STORE): {why}")))?,
+            (Some(url), _) => location(url)?,
             _ if self.memory => Location::Memory,
             (None, Some(dir)) => Location::Embedded(dir.clone()),
             (None, None) => Location::Embedded("relay-data".into()),
         };
-        Ok((location, Options { accept_loss: self.accept_loss }))
+        let KeyspaceArgs { replication, retention_s } = self.keyspace.clone();
+        for (flag, is_given) in [("--replication", replication.is_some()), ("--retention-s", retention_s.is_some())] {
+            if is_given && !matches!(location, Location::Scylla(_)) {
+                return Err(Invalid(format!("{flag} is for a scylla:// store, but the store is {location}")));
+            }
+        }
+        Ok((location, Options { node, accept_loss: self.accept_loss, replication, retention_s }))
     }
 }
 
@@ -47,13 +94,21 @@ pub enum Location {
     Embedded(PathBuf),
     /// `memory:`
     Memory,
+    /// `scylla://…`
+    Scylla(Address),
 }
 
 /// How a store is opened; the defaults do for reading.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// The node's number in the deployment.
+    pub node: u16,
     /// Go on without acked messages that are missing.
     pub accept_loss: bool,
+    /// Copies of each row of a keyspace that has to be made; None is three.
+    pub replication: Option<Replication>,
+    /// How long a keyspace's messages are kept, seconds, 0 for ever; None leaves it as it is.
+    pub retention_s: Option<u32>,
 }
 
 /// An open store.
@@ -61,19 +116,32 @@ pub struct Opened {
     pub store: Arc<dyn Store>,
     /// Where and how safely it keeps messages, in one line.
     pub kept: String,
+    /// What is unsafe about that, a line each.
+    pub warnings: Vec<String>,
+}
+
+impl Opened {
+    fn new(store: impl Store, kept: String) -> Self {
+        Self { store: Arc::new(store), kept, warnings: Vec::new() }
+    }
 }
 
 impl Location {
-    /// Opens it.
+    /// Opens it. A database may take some ten seconds until it is certain that nobody else writes there.
     pub fn open(&self, options: &Options) -> Result<Opened, StoreError> {
         match self {
             Self::Embedded(dir) => {
                 let options = storage::Options { accept_loss: options.accept_loss, ..storage::Options::default() };
-                let store = EmbeddedStore::open(dir, options)?;
-                Ok(Opened { store: Arc::new(store), kept: format!("embedded store in {}", dir.display()) })
+                Ok(Opened::new(EmbeddedStore::open(dir, options)?, format!("embedded store in {}", dir.display())))
             }
-            Self::Memory => {
-                Ok(Opened { store: Arc::new(MemoryStore::default()), kept: "memory only: nothing is kept".into() })
+            Self::Memory => Ok(Opened::new(MemoryStore::default(), "memory only: nothing is kept".into())),
+            Self::Scylla(address) => {
+                let Options { node, accept_loss, replication, retention_s } = options.clone();
+                let defaults = scylla::Options::new(address.clone());
+                let store =
+                    ScyllaStore::open(scylla::Options { node, accept_loss, replication, retention_s, ..defaults })?;
+                let (kept, warnings) = (store.describe(), store.warnings());
+                Ok(Opened { warnings, ..Opened::new(store, kept) })
             }
         }
     }
@@ -88,7 +156,8 @@ impl FromStr for Location {
             Some(("embedded", dir)) if !dir.is_empty() => Ok(Self::Embedded(dir.into())),
             Some(("embedded", _)) => Err("embedded: names no directory; what is wanted is embedded:DIR".into()),
             Some(("memory", "")) => Ok(Self::Memory),
-            _ => Err("what is wanted is embedded:DIR or memory:".into()),
+            Some(("scylla", _)) => url.parse().map(Self::Scylla),
+            _ => Err("what is wanted is embedded:DIR, memory: or scylla://HOST/KEYSPACE".into()),
         }
     }
 }
@@ -98,6 +167,7 @@ impl fmt::Display for Location {
         match self {
             Self::Embedded(dir) => write!(f, "embedded:{}", dir.display()),
             Self::Memory => f.write_str("memory:"),
+            Self::Scylla(address) => address.fmt(f),
         }
     }
 }
@@ -114,9 +184,13 @@ mod tests {
         store: StoreArgs,
     }
 
-    fn location(flags: &[&str]) -> Result<Location, String> {
+    fn typed(flags: &[&str]) -> Result<(Location, Options), String> {
         let typed = Typed::try_parse_from(["relay"].iter().chain(flags)).map_err(|error| error.to_string())?;
-        typed.store.location().map(|(location, _)| location).map_err(|error| error.to_string())
+        typed.store.location(7).map_err(|error| error.to_string())
+    }
+
+    fn location(flags: &[&str]) -> Result<Location, String> {
+        typed(flags).map(|(location, _)| location)
     }
 
     #[test]
@@ -128,9 +202,39 @@ mod tests {
         for same in [&["--memory"][..], &["--store", "memory:"]] {
             assert_eq!(location(same), Ok(Location::Memory));
         }
-        for url in ["embedded:a/b", "memory:"] {
+        for url in ["embedded:a/b", "memory:", "scylla://one:9042,two:19042/chat"] {
             assert_eq!(url.parse::<Location>().unwrap().to_string(), url);
         }
+    }
+
+    #[test]
+    fn a_database_takes_what_was_typed_about_its_keyspace() {
+        let url = "scylla://ann:secret@one/chat";
+        let (location, options) =
+            typed(&["--store", url, "--replication", "dc1:3", "--retention-s", "60", "--accept-loss"]).unwrap();
+        assert_eq!(location.to_string(), "scylla://one:9042/chat");
+        assert_eq!(options.replication, Some("dc1:3".parse().unwrap()));
+        assert_eq!((options.node, options.accept_loss, options.retention_s), (7, true, Some(60)));
+        let (_, options) = typed(&["--store", url]).unwrap();
+        assert_eq!((options.replication, options.retention_s), (None, None));
+    }
+
+    #[test]
+    fn the_schema_is_that_of_the_keyspace_that_was_typed() {
+        #[derive(Parser)]
+        struct Typed {
+            #[command(flatten)]
+            schema: SchemaArgs,
+        }
+        let script = |flags: &[&str]| {
+            let typed = Typed::try_parse_from(["relay"].iter().chain(flags)).unwrap();
+            typed.schema.script().map_err(|error| error.to_string())
+        };
+        let made = script(&["--store", "scylla://h/chat", "--replication", "2", "--retention-s", "60"]).unwrap();
+        for part in ["EXISTS chat WITH", "'replication_factor': 2", "default_time_to_live = 60"] {
+            assert!(made.contains(part), "{part} in {made}");
+        }
+        assert!(script(&["--store", "embedded:d"]).unwrap_err().contains("scylla://"));
     }
 
     #[test]
@@ -142,6 +246,10 @@ mod tests {
             (&["--store", "postgres://u:secret@h/k"], ["--store", "embedded:DIR"]),
             (&["--store", "embedded:"], ["--store", "embedded:DIR"]),
             (&["--store", "relay-data"], ["--store", "embedded:DIR"]),
+            (&["--store", "scylla://u:secret@h"], ["--store", "keyspace"]),
+            (&["--store", "scylla://h/k", "--replication", "none"], ["--replication", "dc1:3"]),
+            (&["--replication", "2"], ["--replication", "embedded:relay-data"]),
+            (&["--memory", "--retention-s", "60"], ["--retention-s", "memory:"]),
         ] {
             let error = location(flags).unwrap_err();
             assert!(names.iter().all(|name| error.contains(name)), "{flags:?}: {error}");
