@@ -19,7 +19,7 @@ const WINDOW: usize = 16;
 
 /// A publish; its body is said once in all rounds, and is its idempotency key too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Said {
+pub struct Said {
     user: String,
     room: String,
     body: String,
@@ -27,7 +27,7 @@ struct Said {
 
 /// What a writer knows when its connection is gone.
 #[derive(Default)]
-pub struct Known {
+struct Known {
     acked: HashMap<Said, (u64, u64)>,
     unknown: Vec<Said>,
 }
@@ -35,15 +35,24 @@ pub struct Known {
 #[test]
 fn every_ack_is_in_history_once_after_each_of_several_kills() {
     let dir = tempfile::tempdir().unwrap();
+    let (acked, epochs) = survive_kills(&|| Relay::on(dir.path(), &[]), &[1, 200, 1500, 600]);
+    let store = EmbeddedStore::open(dir.path(), Options::default()).unwrap();
+    assert_stored(&store, &acked, &epochs);
+}
+
+/// Places by what was acked, epochs by room.
+type Acked = (HashMap<Said, (u64, u64)>, HashMap<String, u64>);
+
+/// Kills a relay after each of these numbers of acks, and checks that the next one has all of them.
+pub fn survive_kills(start: &dyn Fn() -> Relay, acks_before_kills: &[usize]) -> Acked {
     let mut acked: HashMap<Said, (u64, u64)> = HashMap::new();
     let mut epochs: HashMap<String, u64> = HashMap::new();
-    for (round, acks_before_kill) in [1, 200, 1500, 600].into_iter().enumerate() {
-        let relay = Relay::on(dir.path(), &[]);
-        let known = write_until_killed(relay, round, acks_before_kill);
+    for (round, &acks_before_kill) in acks_before_kills.iter().enumerate() {
+        let known = write_until_killed(start(), round, acks_before_kill);
         assert!(known.acked.len() >= acks_before_kill);
         acked.extend(known.acked);
 
-        let relay = Relay::on(dir.path(), &[]);
+        let relay = start();
         let before = read_all(relay.address, &mut epochs);
         assert_holds(&before, &acked);
         repeat(relay.address, &known.unknown, &before, &mut acked);
@@ -55,14 +64,18 @@ fn every_ack_is_in_history_once_after_each_of_several_kills() {
             assert_eq!(relay.stop().code, Some(0));
         }
     }
-    let store = EmbeddedStore::open(dir.path(), Options::default()).unwrap();
+    (acked, epochs)
+}
+
+/// Reads the logs without a relay: they are dense and have every acked message once.
+pub fn assert_stored(store: &dyn Store, acked: &HashMap<Said, (u64, u64)>, epochs: &HashMap<String, u64>) {
     for room in rooms() {
         let state = store.open_log(&room).unwrap();
         let records = store.read(&room, 1, state.last_seq, usize::MAX).unwrap();
         assert!(records.iter().map(|record| record.seq).eq(1..=state.last_seq), "the store is dense");
         assert_eq!(state.epoch, epochs[&room]);
         let lines = records.iter().map(|record| (record.seq, record.id, str::from_utf8(&record.body).unwrap()));
-        assert_once(&room, lines, &acked);
+        assert_once(&room, lines, acked);
     }
 }
 

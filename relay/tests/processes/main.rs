@@ -12,9 +12,12 @@ mod durability;
 mod event;
 mod history;
 mod limits;
+#[path = "../../../storage/tests/cql/node.rs"]
+mod node;
 mod pause;
 mod process;
 mod recovery;
+mod scylla;
 mod shutdown;
 mod slow;
 mod start;

@@ -31,6 +31,11 @@ pub fn serve(store: &[&str], flags: &[&str]) -> Command {
     command
 }
 
+/// `relay serve` with its messages in a keyspace of a CQL server, one copy of each.
+pub fn serve_on_cql(node: SocketAddr, keyspace: &str, flags: &[&str]) -> Command {
+    serve(&[&format!("--store=scylla://{node}/{keyspace}"), "--replication=1"], flags)
+}
+
 /// A running relay. Killed when dropped; a failing test prints what it said.
 pub struct Relay {
     pub address: SocketAddr,
@@ -61,6 +66,11 @@ impl Relay {
     /// Keeps messages in `dir`.
     pub fn on(dir: &Path, flags: &[&str]) -> Self {
         Self::start(&mut serve(&["--data", dir.to_str().unwrap()], flags))
+    }
+
+    /// Keeps messages in a keyspace of a CQL server, which it makes when it is missing.
+    pub fn on_cql(node: SocketAddr, keyspace: &str, flags: &[&str]) -> Self {
+        Self::start(&mut serve_on_cql(node, keyspace, flags))
     }
 
     /// Spawns the command and returns once the relay listens.
