@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
+#[path = "cql/node.rs"]
+mod node;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{append, assert_whole, fill, id, record, sized};
+use common::{append, assert_whole, fill, id, open_keyspace, record, sized};
+use node::Node;
 use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestCaseResult};
 use storage::{Append, EmbeddedStore, FaultyStore, MemoryStore, Options, Store, StoreError};
 
 /// Runs each behaviour once per engine.
@@ -23,6 +27,13 @@ macro_rules! conformance {
             $(#[test] fn $behaviour() {
                 let dir = tempfile::tempdir().unwrap();
                 super::$behaviour(&super::EmbeddedStore::open(&dir, super::Options::default()).unwrap());
+            })*
+        }
+        mod scylla {
+            $(#[test] fn $behaviour() {
+                // The name of a keyspace may have 48 bytes.
+                let keyspace = stringify!($behaviour).get(..40).unwrap_or(stringify!($behaviour));
+                super::$behaviour(&super::open_keyspace(super::Node::shared().address(), keyspace));
             })*
         }
     };
@@ -289,32 +300,53 @@ fn rooms_are_listed_page_by_page_each_once(store: &dyn Store) {
     assert_eq!(found.iter().map(|room| &**room).collect::<Vec<_>>(), names);
 }
 
+/// Room, how far before the log's end, how many more records, and whether the store is opened anew after it.
+type Call = (usize, u64, u64, bool);
+
+fn calls(most: usize) -> impl Strategy<Value = Vec<Call>> {
+    proptest::collection::vec((0usize..3, 0u64..30, 0u64..1_200, any::<bool>()), 1..most)
+}
+
+/// Any sequence of calls, with repeats and refusals, leaves the store as it leaves the one in memory.
+fn agrees_with_memory<S: Store>(open: impl Fn() -> S, calls: Vec<Call>) -> TestCaseResult {
+    let (memory, mut store) = (MemoryStore::new(1), Some(open()));
+    for (room, back, count, reopen) in calls {
+        let room = ["a", "aa", "b"][room];
+        let first = (memory.open_log(room).unwrap().last_seq + 3).saturating_sub(back).max(1);
+        let mut call = append(&memory, room, first, first + count);
+        call.epoch = 1;
+        if reopen {
+            drop(store.take());
+        }
+        let store = store.get_or_insert_with(&open);
+        let outcomes = [memory.append(std::slice::from_ref(&call)), store.append(&[call])];
+        prop_assert_eq!(outcomes[0].is_ok(), outcomes[1].is_ok(), "{:?}", outcomes);
+        let state = memory.open_log(room).unwrap();
+        if state.last_seq > 0 {
+            prop_assert_eq!(store.open_log(room).unwrap(), state);
+        }
+        let from = (state.last_seq / 2).saturating_sub(count);
+        let [expected, found] =
+            [&memory as &dyn Store, store].map(|store| store.read(room, from, state.last_seq, 700).unwrap());
+        prop_assert_eq!(found, expected);
+    }
+    Ok::<(), TestCaseError>(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
-    /// Any sequence of calls, with repeats and refusals, leaves the engines alike.
     #[test]
-    fn engines_agree(calls in proptest::collection::vec((0usize..3, 0u64..30, 0u64..1_200, any::<bool>()), 1..40)) {
+    fn embedded_agrees_with_memory(calls in calls(40)) {
         let dir = tempfile::tempdir().unwrap();
-        let open = || EmbeddedStore::open(&dir, Options { log_states_max: 2, ..Options::default() }).unwrap();
-        let (memory, mut embedded) = (MemoryStore::new(1), open());
-        let rooms = ["a", "aa", "b"];
-        for (room, back, count, reopen) in calls {
-            let room = rooms[room];
-            let first = (memory.open_log(room).unwrap().last_seq + 3).saturating_sub(back).max(1);
-            let mut call = append(&memory, room, first, first + count);
-            call.epoch = 1;
-            let outcomes = [memory.append(std::slice::from_ref(&call)), embedded.append(&[call])];
-            prop_assert_eq!(outcomes[0].is_ok(), outcomes[1].is_ok(), "{:?}", outcomes);
-            if reopen {
-                drop(embedded);
-                embedded = open();
-            }
-            let state = memory.open_log(room).unwrap();
-            if state.last_seq > 0 {
-                prop_assert_eq!(embedded.open_log(room).unwrap(), state);
-            }
-            let from = (state.last_seq / 2).saturating_sub(count);
-            prop_assert_eq!(embedded.read(room, from, state.last_seq, 700).unwrap(), memory.read(room, from, state.last_seq, 700).unwrap());
-        }
+        let options = Options { log_states_max: 2, ..Options::default() };
+        agrees_with_memory(|| EmbeddedStore::open(&dir, options).unwrap(), calls)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3, max_shrink_iters: 20, ..ProptestConfig::default() })]
+    #[test]
+    fn scylla_agrees_with_memory(calls in calls(16), case: u64) {
+        agrees_with_memory(|| open_keyspace(Node::shared().address(), &format!("agrees_{case}")), calls)?;
     }
 }

@@ -1,9 +1,11 @@
 //! Records and appends for tests.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use protocol::Content;
+use storage::scylla::{Options as ScyllaOptions, ScyllaStore};
 use storage::{Append, Kind, Record, Store};
 
 /// A record whose id and body follow from its seq.
@@ -68,4 +70,15 @@ const CHILD_DIR: &str = "STORAGE_TEST_CHILD_DIR";
 /// Opens the directory with the default options.
 pub fn open(dir: &std::path::Path) -> Result<storage::EmbeddedStore, storage::StoreError> {
     storage::EmbeddedStore::open(dir, storage::Options::default())
+}
+
+/// How a keyspace on a node of one's own is opened; where it has to be made, each row is kept once.
+pub fn keyspace(node: SocketAddr, name: &str) -> ScyllaOptions {
+    let address = format!("scylla://{node}/{name}").parse().unwrap();
+    ScyllaOptions { replication: Some("1".parse().unwrap()), ..ScyllaOptions::new(address) }
+}
+
+/// Opens it.
+pub fn open_keyspace(node: SocketAddr, name: &str) -> ScyllaStore {
+    ScyllaStore::open(keyspace(node, name)).unwrap()
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use scylla::errors::{DbError, WriteType};
 use scylla::statement::Consistency;
 use scylla_proxy::{
-    Condition, Node, Proxy as Rules, Reaction, RequestOpcode, RequestReaction, RequestRule, ResponseFrame,
-    ResponseOpcode, ResponseReaction, ResponseRule, RunningProxy, ShardAwareness,
+    Condition, Node, Proxy as Rules, Reaction, RequestFrame, RequestOpcode, RequestReaction, RequestRule,
+    ResponseFrame, ResponseOpcode, ResponseReaction, ResponseRule, RunningProxy, ShardAwareness,
 };
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A proxy in front of one node; ends when it is dropped. The driver does not go round it, because it takes a node's port
 /// from the address it was given.
@@ -47,9 +48,38 @@ impl Proxy {
         self.running.lock().unwrap().running_nodes[0].change_response_rules(Some(rules.into()));
     }
 
+    /// From now on, all statements arrive so much later, even if the driver has gone by then.
+    pub fn delay(&self, by: Duration) -> Delayed {
+        let (asking, asked) = unbounded_channel();
+        let (answering, answered) = unbounded_channel();
+        self.on_requests([(batches(), late(by).with_feedback_when_performed(asking)), (statements(), late(by))]);
+        self.on_responses([(results(), ResponseReaction::noop().with_feedback_when_performed(answering))]);
+        Delayed { asked, answered }
+    }
+
     /// From now on, everything passes.
     pub fn calm(&self) {
         self.running.lock().unwrap().turn_off_rules();
+    }
+}
+
+/// Batches that were delayed, and the answers of the node.
+pub struct Delayed {
+    asked: UnboundedReceiver<(RequestFrame, Option<u16>)>,
+    answered: UnboundedReceiver<(ResponseFrame, Option<u16>)>,
+}
+
+impl Delayed {
+    /// Waits until every batch that was sent before this call was carried out; how many there were.
+    pub fn wait(mut self) -> usize {
+        let mut streams: Vec<_> =
+            std::iter::from_fn(|| self.asked.try_recv().ok()).map(|(it, _)| it.params.stream).collect();
+        let count = streams.len();
+        while !streams.is_empty() {
+            let (answer, _) = self.answered.blocking_recv().unwrap();
+            streams.retain(|&stream| stream != answer.params.stream);
+        }
+        count
     }
 }
 

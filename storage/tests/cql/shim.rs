@@ -66,7 +66,7 @@ impl Shim {
                         return;
                     }
                     let shard = shard(&shared, client.peer_addr().unwrap().port());
-                    pass(&shared, shard, client);
+                    pass(&shared, shard, &client);
                 }
             });
         }
@@ -78,9 +78,9 @@ impl Shim {
         self.address
     }
 
-    /// Where statements came in until now, by `keyspace.table`.
+    /// Where statements came in since the last call, by `keyspace.table`.
     pub fn routed(&self) -> BTreeMap<String, Routed> {
-        self.shared.routed.lock().unwrap().clone()
+        std::mem::take(&mut *self.shared.routed.lock().unwrap())
     }
 }
 
@@ -94,13 +94,13 @@ impl Drop for Shim {
 }
 
 /// Connects a client with the node; both directions end together.
-fn pass(shared: &Arc<Shared>, shard: u16, client: TcpStream) {
+fn pass(shared: &Arc<Shared>, shard: u16, client: &TcpStream) {
     let Ok(node) = TcpStream::connect(shared.node) else { return };
-    for socket in [&client, &node] {
+    for socket in [client, &node] {
         socket.set_nodelay(true).unwrap();
     }
     let [to_node, to_client] =
-        [(&client, &node), (&node, &client)].map(|(from, to)| (from.try_clone().unwrap(), to.try_clone().unwrap()));
+        [(client, &node), (&node, client)].map(|(from, to)| (from.try_clone().unwrap(), to.try_clone().unwrap()));
     let [up, down] = [(); 2].map(|()| shared.clone());
     std::thread::spawn(move || copy(to_node, |frame| up.count(shard, frame)));
     std::thread::spawn(move || copy(to_client, |frame| down.change(shard, frame)));

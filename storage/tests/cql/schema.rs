@@ -1,0 +1,90 @@
+//! The tables: made, checked, refused, aged, and how large their partitions get.
+
+use storage::scylla::{ScyllaStore, schema};
+use storage::{Store, StoreError};
+
+use crate::common::{assert_whole, fill, keyspace, open_keyspace};
+use crate::driver::Driver;
+use crate::node::Node;
+
+fn refusal(name: &str) -> String {
+    match ScyllaStore::open(keyspace(Node::shared().address(), name)) {
+        Err(error @ StoreError::Unusable { .. }) => error.to_string(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was opened"),
+    }
+}
+
+#[test]
+fn a_keyspace_made_by_hand_or_by_the_first_relay_is_opened_again() {
+    let node = Node::shared().address();
+    let driver = Driver::connect(node);
+    // As `relay schema` prints it, but for what only ScyllaDB knows.
+    let script =
+        schema::script("by_hand", &"1".parse().unwrap(), None).replace(" AND tablets = {'enabled': false}", "");
+    script.split_terminator(";\n").for_each(|statement| driver.run(statement));
+    for name in ["by_hand", "by_relay"] {
+        for last in [3, 6] {
+            let store = open_keyspace(node, name);
+            fill(&store, "room", last - 2, last);
+            assert_whole(&store, "room", last);
+        }
+        assert_eq!(driver.count(&format!("{name}.migrations")), 1);
+    }
+}
+
+#[test]
+fn a_schema_of_a_newer_relay_is_refused() {
+    let node = Node::shared().address();
+    drop(open_keyspace(node, "newer"));
+    let driver = Driver::connect(node);
+    driver.run("INSERT INTO newer.migrations (number, name, checksum) VALUES (1000, 'later', 1)");
+    let why = refusal("newer");
+    assert!(why.contains("1000") && why.contains("newer"), "{why}");
+}
+
+#[test]
+fn a_schema_whose_migration_was_changed_is_refused() {
+    let node = Node::shared().address();
+    drop(open_keyspace(node, "changed"));
+    Driver::connect(node).run("UPDATE changed.migrations SET checksum = 1 WHERE number = 1");
+    let why = refusal("changed");
+    assert!(why.contains("migration 1"), "{why}");
+}
+
+#[test]
+fn retention_ages_messages_and_compacts_them_by_time() {
+    let node = Node::shared().address();
+    let driver = Driver::connect(node);
+    let ages = || -> Vec<(String, i32, String)> {
+        let query = "SELECT table_name, default_time_to_live, compaction['class'] FROM system_schema.tables WHERE keyspace_name = 'aged'";
+        let rows = driver.rows::<(String, i32, String)>(query);
+        rows.into_iter().filter(|(_, ttl, _)| *ttl > 0).collect()
+    };
+    for (retention_s, expected) in [(Some(86_400), 86_400), (None, 86_400), (Some(3_600), 3_600), (Some(0), 0)] {
+        let mut options = keyspace(node, "aged");
+        options.retention_s = retention_s;
+        let store = ScyllaStore::open(options).unwrap();
+        fill(&store, "room", 1, 3);
+        let [blocks, messages] = ["blocks", "messages"].map(|table| {
+            let class = "org.apache.cassandra.db.compaction.TimeWindowCompactionStrategy";
+            (table.to_owned(), expected, class.to_owned())
+        });
+        assert_eq!(ages(), if expected > 0 { vec![blocks, messages] } else { Vec::new() }, "{retention_s:?}");
+    }
+}
+
+#[test]
+fn no_partition_of_messages_passes_65_536_rows() {
+    const LAST: u64 = 70_000;
+    let node = Node::shared().address();
+    let store = open_keyspace(node, "large");
+    for first in (1..=LAST).step_by(5_000) {
+        fill(&store, "room", first, first + 4_999);
+    }
+    let query = "SELECT bucket, count(*) FROM large.messages GROUP BY room, bucket";
+    let mut buckets = Driver::connect(node).rows::<(i64, i64)>(query);
+    buckets.sort_unstable();
+    assert_eq!(buckets, [(0, 65_535), (1, 4_465)]);
+    assert_eq!(store.read("room", 65_530, 65_540, 99).unwrap().len(), 11);
+}
