@@ -43,6 +43,10 @@ storm *flags:
 room users *flags:
     @users=$1; shift; tools/demo "room-$users" --users "$users" --rooms 1 "$@"
 
+# What the storage engines do for publishes, alone and through a relay: `./just bench-store [embedded scylla-batch scylla-periodic] [-- FLAGS]`
+bench-store *engines:
+    @tools/bench-store "$@"
+
 # Every check there is: lint, unit, property and simulation tests, real processes, a real CQL server, conformance
 test: lint && conformance centrifuge
     @tools/need strace java mvn

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
-use relay::store::{Location, Options};
+use relay::store::{KeyspaceArgs, Location, Options};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use storage::copy::{CopyError, Progress, copy, verify};
@@ -29,6 +29,11 @@ pub struct CopyArgs {
     /// Afterwards read both stores completely and compare every message
     #[arg(long)]
     verify: bool,
+    /// Number of the node in the deployment whose ids these are (0 to 63)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    node: u16,
+    #[command(flatten)]
+    keyspace: KeyspaceArgs,
 }
 
 /// Copies, and compares if asked. Ok only when every room is the same on both sides.
@@ -45,13 +50,19 @@ pub fn run(args: &CopyArgs) -> anyhow::Result<()> {
     }
     let stop = stop_flag()?;
     eprintln!("copying {from} to {to}");
-    let options = Options::default();
-    let source = from.open(&options).context("--from")?;
-    let destination = to.open(&options).context("--to")?;
+    let KeyspaceArgs { replication, retention_s } = args.keyspace.clone();
+    let reading = Options { node: args.node, ..Options::default() };
+    let writing = Options { replication, retention_s, ..reading.clone() };
+    let source = from.open(&reading).context("--from")?;
+    let destination = to.open(&writing).context("--to")?;
+    destination.warnings.iter().for_each(|warning| eprintln!("{warning}"));
     let (source, destination) = (&*source.store, &*destination.store);
 
     let mut shown = Shown::new("copied", &stop);
     let progress = copy(source, destination, &mut |progress| shown.show(progress)).map_err(hint)?;
+    if progress.rooms == 0 {
+        bail!("{from} has no rooms, so nothing was copied: is it the store that was meant?");
+    }
     let already = match progress.already {
         0 => String::new(),
         already => format!(", {} of them were there already", HumanCount(already)),

@@ -33,14 +33,14 @@ pub struct StoreArgs {
 
 /// What was typed about a keyspace of a database.
 #[derive(Debug, Clone, Args)]
-struct KeyspaceArgs {
+pub struct KeyspaceArgs {
     /// Copies of each message, when the keyspace has to be made: a number, or one for each data centre as dc1:3,dc2:3
     /// [default: 3]
     #[arg(long, value_name = "N")]
-    replication: Option<Replication>,
+    pub replication: Option<Replication>,
     /// How long messages are kept in a scylla:// store, seconds; 0 is for ever [default: as the keyspace says]
     #[arg(long, value_name = "S")]
-    retention_s: Option<u32>,
+    pub retention_s: Option<u32>,
 }
 
 /// What was typed for `relay schema`.

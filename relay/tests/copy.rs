@@ -104,6 +104,16 @@ fn stores_that_cannot_be_meant_are_refused_by_the_flag_s_name() {
 }
 
 #[test]
+fn a_source_without_rooms_is_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    drop(EmbeddedStore::open(&from, Options::default()).unwrap());
+    let (output, said) = ran(command(&from, &to, &[]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("has no rooms"), "{said}");
+}
+
+#[test]
 fn sigterm_ends_it_with_the_way_to_go_on_which_then_does() {
     const ATTEMPTS: usize = 10;
     let dir = tempfile::tempdir().unwrap();
