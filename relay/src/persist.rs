@@ -24,8 +24,8 @@ use uring::Wake;
 
 use self::append::{Appender, Batch};
 pub use self::counts::Counts;
-pub use self::read::open;
 use self::read::{Read, Reader};
+pub use self::read::{open, read};
 use crate::shard::{StoreReply, StoreRequest};
 
 /// Threads that read, and how many for an engine across a network, for which they do nothing but wait.

@@ -129,6 +129,8 @@ pub struct Room {
     pending_keys: HashMap<u128, u64>,
     taken: u64,
     flight: Option<Flight>,
+    /// What came before this seq has expired; more may have, which storage says when it is asked.
+    pub kept_from: u64,
     /// The newest durable records, dense, the last one being `durable`.
     tail: VecDeque<Arc<Record>>,
     dedupe: Dedupe,
@@ -136,6 +138,8 @@ pub struct Room {
     /// Reads of storage that are under way, `(first, last)`, and the commands that wait for them: identical ones are
     /// done once.
     pub reads: HashMap<(u64, u64), Vec<Mesh>>,
+    /// How many commands that are.
+    pub readers: usize,
     buckets: HashMap<Arc<str>, Bucket>,
     /// Messages cut since the rate was last looked at, and that rate.
     pub recent_cut: u32,
@@ -164,10 +168,12 @@ impl Room {
             pending_keys: HashMap::default(),
             taken: 0,
             flight: None,
+            kept_from: 1,
             tail: recent.into_iter().skip(skip).collect(),
             dedupe,
             cores: vec![CoreState::default(); shards],
             reads: HashMap::default(),
+            readers: 0,
             buckets: HashMap::default(),
             recent_cut: 0,
             rate: MessageRate::default(),
@@ -303,6 +309,11 @@ impl Room {
     /// First seq in memory, `durable + 1` when there is none.
     pub fn tail_first(&self) -> u64 {
         self.tail.front().map_or(self.durable + 1, |record| record.seq)
+    }
+
+    /// What comes before this seq is not in storage any more; what is in memory stays.
+    pub fn expired(&mut self, kept_from: u64) {
+        self.kept_from = self.kept_from.max(kept_from.min(self.tail_first()));
     }
 
     /// The records `first..=last`, all of which must be in the tail.

@@ -56,6 +56,11 @@ impl FaultyStore {
         self.plan().down = down;
     }
 
+    /// Forgets the durable records of a log before this seq, as if their time had passed.
+    pub fn expire(&self, room: &str, before_seq: u64) {
+        self.durable.expire(room, before_seq);
+    }
+
     /// The process died and comes back: planned faults are forgotten, unsynced appends remain only where `keep` says
     /// so (and only if they still continue their log). Returns how many remained.
     pub fn crash(&self, mut keep: impl FnMut(&Append) -> bool) -> usize {

@@ -21,19 +21,20 @@ struct Shelf {
 
 #[derive(Debug)]
 struct Log {
-    epoch: u64,
+    state: LogState,
+    /// Dense, up to the log's end; those before have expired.
     records: Vec<Arc<Record>>,
 }
 
 impl Log {
-    fn state(&self) -> LogState {
-        let (last_seq, last_id) = self.records.last().map_or((0, 0), |last| (last.seq, last.id));
-        LogState { epoch: self.epoch, last_seq, last_id }
+    /// Where the record of this seq, or the next one that is kept, is or would be.
+    fn index(&self, seq: u64) -> usize {
+        let begin = self.state.last_seq + 1 - self.records.len() as u64;
+        usize::try_from(seq.saturating_sub(begin)).unwrap_or(usize::MAX)
     }
 
     fn id_at(&self, seq: u64) -> Option<u64> {
-        let index = usize::try_from(seq.checked_sub(1)?).ok()?;
-        self.records.get(index).map(|record| record.id)
+        self.records.get(self.index(seq)).filter(|record| record.seq == seq).map(|record| record.id)
     }
 }
 
@@ -49,6 +50,14 @@ impl MemoryStore {
         Self { epoch, shelf: Mutex::default() }
     }
 
+    /// Forgets the records of a log before this seq, as if their time had passed. Its state stays as it is.
+    pub fn expire(&self, room: &str, before_seq: u64) {
+        if let Some(log) = self.shelf().logs.get_mut(room) {
+            let count = log.index(before_seq).min(log.records.len());
+            log.records.drain(..count);
+        }
+    }
+
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,7 +66,7 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn open_log(&self, room: &str) -> Result<LogState, StoreError> {
         let empty = LogState { epoch: self.epoch, last_seq: 0, last_id: 0 };
-        Ok(self.shelf().logs.get(room).map_or(empty, Log::state))
+        Ok(self.shelf().logs.get(room).map_or(empty, |log| log.state))
     }
 
     fn append(&self, appends: &[Append]) -> Result<(), StoreError> {
@@ -65,18 +74,18 @@ impl Store for MemoryStore {
         let mut skips = Vec::with_capacity(appends.len());
         for append in appends {
             let log = shelf.logs.get(&append.room);
-            let state = log.map_or(LogState { epoch: append.epoch, last_seq: 0, last_id: 0 }, Log::state);
+            let state = log.map_or(LogState { epoch: append.epoch, last_seq: 0, last_id: 0 }, |log| log.state);
             skips.push(already_stored(append, state, |seq| Ok(log.and_then(|log| log.id_at(seq))))?);
         }
         for (append, skip) in appends.iter().zip(skips) {
-            if append.records.is_empty() {
-                continue;
-            }
-            let log = shelf
-                .logs
-                .entry(append.room.clone())
-                .or_insert_with(|| Log { epoch: append.epoch, records: Vec::new() });
+            let Some(last) = append.records.last() else { continue };
+            let empty = LogState { epoch: append.epoch, last_seq: 0, last_id: 0 };
+            let log =
+                shelf.logs.entry(append.room.clone()).or_insert_with(|| Log { state: empty, records: Vec::new() });
             log.records.extend_from_slice(&append.records[skip..]);
+            if last.seq > log.state.last_seq {
+                (log.state.last_seq, log.state.last_id) = (last.seq, last.id);
+            }
         }
         Ok(())
     }
@@ -86,8 +95,10 @@ impl Store for MemoryStore {
         let Some(log) = shelf.logs.get(room) else {
             return Ok(Vec::new());
         };
-        let skip = usize::try_from(first.saturating_sub(1)).unwrap_or(usize::MAX);
-        let wanted = log.records.iter().skip(skip).take(limit).take_while(|record| record.seq <= last);
+        let skip = log.index(first);
+        // What has expired counts towards the limit, as with engines that look for seqs.
+        let last = last.min(first.max(1).saturating_add(limit as u64).saturating_sub(1));
+        let wanted = log.records.iter().skip(skip).take_while(|record| record.seq <= last);
         Ok(wanted.map(|record| Record::clone(record)).collect())
     }
 

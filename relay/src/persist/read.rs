@@ -13,6 +13,8 @@ use crate::shard::{StoreReply, StoreRequest};
 /// What waited longer for a thread is answered as failed without being tried, so that all that waits while a database
 /// is gone is answered within seconds.
 const WAIT_MAX: Duration = Duration::from_secs(3);
+/// Messages that may expire between two reads of a log.
+const EXPIRING: usize = 256;
 /// Records read at once while the dedupe window is rebuilt.
 const WINDOW_CHUNK: u64 = 4096;
 
@@ -47,9 +49,8 @@ impl Reader {
                 Some(StoreReply::Opened { room, log })
             }
             StoreRequest::Read { room, first, last } => {
-                let limit = (last - first + 1) as usize;
-                let records = self.attempt(is_late, || self.store.read(&room, first, last, limit));
-                Some(StoreReply::Read { room, first, last, records: records.map(shared) })
+                let found = self.attempt(is_late, || read(&*self.store, &room, first, last));
+                Some(StoreReply::Read { room, first, last, found })
             }
             StoreRequest::Append(_) => None,
         }
@@ -66,7 +67,7 @@ impl Reader {
     }
 }
 
-/// A log's state, and its newest records: enough for the tail and for the dedupe window.
+/// A log's state, and its newest records: enough for the tail and for the dedupe window, as far as they have not expired.
 pub fn open(
     store: &dyn Store,
     room: &str,
@@ -77,13 +78,42 @@ pub fn open(
     let mut first = (state.last_seq + 1).saturating_sub(tail_max as u64).max(1);
     let mut recent = store.read(room, first, state.last_seq, tail_max)?;
     let window_first = (state.last_seq + 1).saturating_sub(WINDOW_MESSAGES).max(1);
-    while first > window_first && recent.first().is_some_and(|oldest| oldest.time_ms + WINDOW_MS > now_ms) {
+    let is_recent = |oldest: &Record, first| oldest.seq == first && oldest.time_ms + WINDOW_MS > now_ms;
+    while first > window_first && recent.first().is_some_and(|oldest| is_recent(oldest, first)) {
         let from = first.saturating_sub(WINDOW_CHUNK).max(window_first);
         let mut older = store.read(room, from, first - 1, (first - from) as usize)?;
         older.append(&mut recent);
         (first, recent) = (from, older);
     }
     Ok((state, shared(recent)))
+}
+
+/// The first seq from `first` on that has not expired, and the records from it on: up to `last`, or where nothing of
+/// that is left, as many of the next ones and some more, lest these expire while they are asked for.
+pub fn read(store: &dyn Store, room: &str, first: u64, last: u64) -> Result<(u64, Vec<Arc<Record>>), StoreError> {
+    let count = (last - first + 1) as usize;
+    let mut kept_from = first;
+    let mut records = store.read(room, first, last, count)?;
+    if records.is_empty() {
+        let end = store.open_log(room)?.last_seq;
+        kept_from = first_kept(store, room, last + 1, end)?;
+        records = store.read(room, kept_from, end, count + EXPIRING)?;
+    }
+    Ok((records.first().map_or(kept_from, |record| record.seq), shared(records)))
+}
+
+/// The first seq of `low..=end` that has not expired, `end + 1` when all have: only the beginning of a log expires.
+fn first_kept(store: &dyn Store, room: &str, mut low: u64, end: u64) -> Result<u64, StoreError> {
+    let mut high = end + 1;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if store.read(room, middle, middle, 1)?.is_empty() {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
 }
 
 fn shared(records: Vec<Record>) -> Vec<Arc<Record>> {

@@ -2,7 +2,9 @@ use flume::unbounded;
 use protocol::Content;
 use storage::{Append, Concurrent, Done, Fault, FaultyStore, Kind, LogState, MemoryStore, Record};
 
+use super::read::read;
 use super::*;
+use crate::dedupe::WINDOW_MS;
 
 /// Nothing takes this long unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -226,7 +228,7 @@ fn reads_that_hang_do_not_hold_up_others_and_those_that_waited_too_long_are_refu
     assert_eq!(opened(&rig.replies), ("late".into(), false));
     let request = StoreRequest::Read { room: "late".into(), first: 1, last: 9 };
     rig.persist.reads.send(Read { shard: 0, request, since }).unwrap();
-    assert!(matches!(rig.replies.recv_timeout(DEADLINE).unwrap()[..], [StoreReply::Read { records: None, .. }]));
+    assert!(matches!(rig.replies.recv_timeout(DEADLINE).unwrap()[..], [StoreReply::Read { found: None, .. }]));
     assert_eq!(count(&rig.threads.counts(), "relay_reads_refused_total"), 2);
     drop(rig.gate);
     assert_eq!(opened(&rig.replies), (STUCK.into(), true));
@@ -249,6 +251,45 @@ fn a_group_that_fails_is_repeated_unchanged_and_acked_once() {
     drop(persist);
     threads.stop(Instant::now() + DEADLINE);
     assert!(replies.is_empty());
+}
+
+/// A log of 1,000 messages of this time of which those before `kept_from` have expired.
+fn expired(kept_from: u64, time_ms: u64) -> MemoryStore {
+    let store = MemoryStore::new(1);
+    for seq in 1..=1000 {
+        let StoreRequest::Append(mut append) = append("r", seq) else { unreachable!() };
+        Arc::make_mut(&mut append.records[0]).time_ms = time_ms;
+        store.append(&[append]).unwrap();
+    }
+    store.expire("r", kept_from);
+    store
+}
+
+#[test]
+fn a_read_finds_what_is_kept_wherever_the_expired_part_ends() {
+    for (kept_from, (first, last), found) in [
+        (1, (1, 10), (1, Some(10))),
+        (5, (1, 10), (5, Some(10))),
+        (11, (1, 10), (11, Some(10 + 10 + 256))),
+        (700, (1, 10), (700, Some(699 + 10 + 256))),
+        (1000, (1, 10), (1000, Some(1000))),
+        (1001, (1, 10), (1001, None)),
+        (1001, (1000, 1000), (1001, None)),
+        (300, (400, 400), (400, Some(400))),
+    ] {
+        let (from, records) = read(&expired(kept_from, 0), "r", first, last).unwrap();
+        assert_eq!((from, records.last().map(|record| record.seq)), found, "{first}..={last} kept from {kept_from}");
+        assert!(records.iter().map(|record| record.seq).eq(from..from + records.len() as u64));
+    }
+}
+
+#[test]
+fn a_log_is_opened_with_what_is_kept_of_its_tail_and_dedupe_window() {
+    for (kept_from, time_ms, first) in [(1, 0, Some(991)), (995, 0, Some(995)), (1001, 0, None), (300, 9, Some(300))] {
+        let (state, recent) = open(&expired(kept_from, time_ms), "r", 10, WINDOW_MS + 5).unwrap();
+        assert_eq!(state.last_seq, 1000);
+        assert_eq!(recent.first().map(|record| record.seq), first, "kept from {kept_from}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod fanout;
 mod member;
 mod outbox;
 mod owner;
+mod page;
 mod upkeep;
 
 use std::collections::VecDeque;

@@ -49,8 +49,9 @@ pub enum StoreReply {
     Opened { room: Arc<str>, log: Option<(LogState, Vec<Arc<Record>>)> },
     /// The room's append is durable. Until it is, storage retries it unchanged and nothing is said.
     Appended { room: Arc<str> },
-    /// None when storage failed.
-    Read { room: Arc<str>, first: u64, last: u64, records: Option<Vec<Arc<Record>>> },
+    /// The first seq from `first` on that has not expired, and the records from it on: those asked for, or where nothing
+    /// of them is left, the next ones. None when storage failed.
+    Read { room: Arc<str>, first: u64, last: u64, found: Option<(u64, Vec<Arc<Record>>)> },
 }
 
 /// Counts since the shard began.

@@ -7,6 +7,7 @@ use protocol::{ErrorCode, Page, Start};
 use storage::{LogState, Record};
 
 use super::command::BUSY_RETRY_MS;
+use super::page::{bodies_bytes, page_range, shorten};
 use super::{Owned, Shard, StoreReply, StoreRequest};
 use crate::feed::Shared;
 use crate::mesh::Mesh;
@@ -14,14 +15,30 @@ use crate::room::{Publish, Room, Verdict, Waiter};
 
 /// Records of one append.
 const APPEND_RECORDS_MAX: usize = 1024;
+/// Messages that may leave the tail while storage reads those before it: so many of the tail are read, too.
+const OVERTAKEN_MAX: u64 = 256;
 /// Messages of one `Deliver`.
 const DELIVER_RECORDS_MAX: usize = 1024;
 
 /// Messages that become visible together, shared by all cores.
 type Frame = Arc<[Arc<Record>]>;
 
-/// Records `first..` that storage read for a command that is tried again with them.
-type Extra<'a> = Option<(u64, &'a [Arc<Record>])>;
+/// What storage read for a command that is tried again with it.
+#[derive(Clone, Copy)]
+struct Extra<'a> {
+    /// Seq of the first of the records, or of what they would begin with.
+    first: u64,
+    records: &'a [Arc<Record>],
+    /// What was asked for before that has expired.
+    is_cut: bool,
+}
+
+impl Extra<'_> {
+    /// The seq after its last record.
+    fn end(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+}
 
 impl Shard {
     /// A command for a room this shard owns.
@@ -87,9 +104,14 @@ impl Shard {
                 let Some(&index) = self.room_of.get(&room) else { return };
                 self.with_room(index, |shard, room| shard.on_appended(index, room));
             }
-            StoreReply::Read { room, first, last, records } => {
+            StoreReply::Read { room, first, last, found } => {
                 let Some(&index) = self.room_of.get(&room) else { return };
-                self.with_room(index, |shard, room| shard.on_read(index, room, first, last, records.as_deref()));
+                let found = found.as_ref().map(|(kept_from, records)| Extra {
+                    first: *kept_from,
+                    records,
+                    is_cut: *kept_from > first,
+                });
+                self.with_room(index, |shard, room| shard.on_read(index, room, (first, last), found));
             }
         }
     }
@@ -131,19 +153,25 @@ impl Shard {
         }
     }
 
-    fn on_read(&mut self, index: u32, room: &mut Room, first: u64, last: u64, records: Option<&[Arc<Record>]>) {
-        let whole = records.filter(|records| {
-            records.len() as u64 == last - first + 1 && records.first().is_some_and(|record| record.seq == first)
+    fn on_read(&mut self, index: u32, room: &mut Room, asked: (u64, u64), found: Option<Extra<'_>>) {
+        let whole = found.filter(|extra| {
+            let ends_right = extra.records.last().is_none_or(|record| record.seq + 1 == extra.end());
+            extra.first >= asked.0 && extra.end() > asked.1 && ends_right
         });
-        for message in room.reads.remove(&(first, last)).unwrap_or_default() {
+        if let Some(extra) = whole.filter(|extra| extra.is_cut) {
+            room.expired(extra.first);
+        }
+        let waiting = room.reads.remove(&asked).unwrap_or_default();
+        room.readers -= waiting.len();
+        for message in waiting {
             match whole {
-                Some(records) => self.execute(index, room, message, Some((first, records))),
+                Some(_) => self.execute(index, room, message, whole),
                 None => self.refuse_message(&message, ErrorCode::Unavailable, BUSY_RETRY_MS),
             }
         }
     }
 
-    fn execute(&mut self, index: u32, room: &mut Room, message: Mesh, extra: Extra<'_>) {
+    fn execute(&mut self, index: u32, room: &mut Room, message: Mesh, extra: Option<Extra<'_>>) {
         room.used_us = self.now.us;
         match message {
             Mesh::Publish { waiter, principal, content, body, key, .. } => {
@@ -164,7 +192,8 @@ impl Shard {
                     return self.refuse(waiter, ErrorCode::Denied, 0, None);
                 }
                 let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
-                let (first, last) = page_range(page, limit, room.durable);
+                let (first, last) = page_range(page, limit, room.kept_from..=room.durable);
+                let last = found_end(page, (first, last), extra, room.tail_first());
                 if let Some(mut records) = self.collect(room, first, last, extra, message) {
                     shorten(&mut records, page, self.setup.limits.history_bytes_max);
                     let (epoch, head) = (room.epoch, room.durable);
@@ -205,7 +234,7 @@ impl Shard {
         waiter: Waiter,
         (start, shared): (Start, Option<Shared>),
         message: Mesh,
-        extra: Extra<'_>,
+        extra: Option<Extra<'_>>,
     ) {
         let core = waiter.session.shard();
         if let Start::Since { seq, .. } = start
@@ -221,6 +250,7 @@ impl Shard {
         let (from, recovering, recovered) = match start {
             Start::Recent(n) => {
                 let newest = head - head.min(u64::from(n.min(self.setup.limits.history_messages_max)));
+                let newest = newest.max(room.kept_from - 1).min(head);
                 (shared.map_or(newest, |shared| newest.min(shared.boundary)), false, false)
             }
             Start::Since { seq, .. } if seq > head && seq <= room.cut => {
@@ -230,7 +260,8 @@ impl Shard {
             Start::Since { seq, epoch } => {
                 let known = epoch.is_none_or(|epoch| epoch == room.epoch) && seq <= head;
                 let is_near = shared.is_some() || head.saturating_sub(seq) <= self.setup.limits.recovery_messages_max;
-                let recovered = known && is_near;
+                let private_end = shared.map_or(head, |shared| shared.boundary);
+                let recovered = known && is_near && (seq + 1 >= room.kept_from || seq >= private_end);
                 (if recovered { seq } else { head }, true, recovered)
             }
         };
@@ -255,13 +286,14 @@ impl Shard {
     }
 
     /// The durable records `first..=last`, from what storage read (`extra`) and the tail. None when storage must be
-    /// asked first: `message` then waits, together with all others that need the same records, and is tried again.
+    /// asked first: `message` then waits, together with all others that need the same records, and is tried again; or
+    /// it was refused, because as many wait as there may be connections.
     fn collect(
         &mut self,
         room: &mut Room,
         first: u64,
         last: u64,
-        extra: Extra<'_>,
+        extra: Option<Extra<'_>>,
         message: Mesh,
     ) -> Option<Vec<Arc<Record>>> {
         let tail_first = room.tail_first();
@@ -269,19 +301,25 @@ impl Shard {
             return Some(room.tail(first, last));
         }
         let stored_last = last.min(tail_first - 1);
-        if let Some((extra_first, records)) = extra
-            && extra_first <= first
-            && extra_first + records.len() as u64 > stored_last
+        if let Some(extra) = extra
+            && extra.first <= first
+            && extra.end() > stored_last
         {
-            let part = &records[(first - extra_first) as usize..=(stored_last - extra_first) as usize];
+            let part = &extra.records[(first - extra.first) as usize..=(stored_last - extra.first) as usize];
             let mut all = part.to_vec();
             all.extend(room.tail(stored_last + 1, last));
             return Some(all);
         }
-        let waiting = room.reads.entry((first, stored_last)).or_default();
+        if room.readers >= self.setup.limits.max_connections {
+            self.refuse_message(&message, ErrorCode::Busy, BUSY_RETRY_MS);
+            return None;
+        }
+        room.readers += 1;
+        let asked_last = last.min(tail_first - 1 + OVERTAKEN_MAX);
+        let waiting = room.reads.entry((first, asked_last)).or_default();
         if waiting.is_empty() {
             self.stats.reads += 1;
-            self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), first, last: stored_last });
+            self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), first, last: asked_last });
         }
         waiting.push(message);
         None
@@ -389,64 +427,15 @@ impl Shard {
     }
 }
 
-fn bodies_bytes(records: &[Arc<Record>]) -> usize {
-    records.iter().map(|record| record.body.len()).sum()
-}
-
-/// Cuts a page to so many bytes, at the end that is farther from what was asked for; one record always stays.
-fn shorten(records: &mut Vec<Arc<Record>>, page: Page, bytes_max: usize) {
-    let mut excess = bodies_bytes(records).saturating_sub(bytes_max);
-    while excess > 0 && records.len() > 1 {
-        let from_front = match page {
-            Page::Newest | Page::Before(_) => true,
-            Page::After(_) => false,
-            Page::Around(seq) => records[0].seq.abs_diff(seq) > records[records.len() - 1].seq.abs_diff(seq),
-        };
-        let cut = if from_front { records.remove(0) } else { records.remove(records.len() - 1) };
-        excess = excess.saturating_sub(cut.body.len());
-    }
-}
-
-/// The seqs a page asks for, as `first..=last`; empty when `first > last`.
-fn page_range(page: Page, limit: u64, head: u64) -> (u64, u64) {
-    let newest = |last: u64| ((last + 1).saturating_sub(limit).max(1), last);
-    if limit == 0 {
-        return (1, 0);
-    }
-    match page {
-        Page::Newest => newest(head),
-        Page::Before(seq) => newest(head.min(seq.saturating_sub(1))),
-        Page::After(seq) => (seq.saturating_add(1), head.min(seq.saturating_add(limit))),
-        Page::Around(seq) => {
-            let first = seq.saturating_sub(limit / 2).max(1);
-            (first, head.min(first + limit - 1))
+/// Where a page ends. When what it asked for has expired and storage found the next ones that are kept, it ends with
+/// these: reading on could meet the next expiry.
+fn found_end(page: Page, (first, last): (u64, u64), extra: Option<Extra<'_>>, tail_first: u64) -> u64 {
+    match (page, extra) {
+        (Page::After(_) | Page::Around(_), Some(extra))
+            if extra.is_cut && (extra.first..extra.end()).contains(&first) && extra.end() < tail_first =>
+        {
+            last.min(extra.end() - 1)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_are_what_their_names_say() {
-        let cases = [
-            (Page::Newest, 3, 10, (8, 10)),
-            (Page::Newest, 30, 10, (1, 10)),
-            (Page::Before(5), 3, 10, (2, 4)),
-            (Page::Before(1), 3, 10, (1, 0)),
-            (Page::Before(99), 3, 10, (8, 10)),
-            (Page::After(5), 3, 10, (6, 8)),
-            (Page::After(9), 3, 10, (10, 10)),
-            (Page::After(10), 3, 10, (11, 10)),
-            (Page::After(u64::MAX), 3, 10, (u64::MAX, 10)),
-            (Page::Around(5), 4, 10, (3, 6)),
-            (Page::Around(1), 4, 10, (1, 4)),
-            (Page::Newest, 0, 10, (1, 0)),
-        ];
-        for (page, limit, head, range) in cases {
-            let (first, last) = page_range(page, limit, head);
-            assert!((first, last) == range || (first > last && range.0 > range.1), "{page:?}: {first}..={last}");
-        }
+        _ => last,
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use protocol::frame::{Decoder, Incoming, Opcode, Role};
 use protocol::handshake::{self, Response};
-use protocol::{Command, Dialect, ErrorCode, Start};
+use protocol::{Command, Dialect, ErrorCode, Page, Start};
 
 use self::conn::{Asked, Conn, Name, Place};
 use crate::env::Env;
@@ -219,6 +219,11 @@ impl Client {
                 assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
                 let limit = u64::from(limit.min(env.plan.limits.history_messages_max));
                 env.oracle.check_page(&room, page, (limit, env.plan.limits.history_bytes_max), head, &lines);
+                if let (Page::After(seq), Some(line)) = (page, lines.first())
+                    && line.seq > seq + 1
+                {
+                    env.meet("a page that begins with what is kept");
+                }
                 self.know(&room, head);
                 self.page = Some((head, lines.last().map_or(head, |line| line.seq)));
             }
@@ -353,7 +358,11 @@ fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room:
             let Some(head) = head else { return assert!(!recovered, "{room}: {start:?} recovered") };
             let asked = head.saturating_sub(n);
             let is_short = from > asked && env.oracle.bodies_bytes(room, from, head) > bytes_max;
-            assert!(!recovered && (from <= asked || is_short), "{room}: {start:?} from {from} to {head}");
+            assert!(!recovered, "{room}: {start:?} recovered");
+            assert!(
+                from <= asked || is_short || from < env.oracle.kept_from(room),
+                "invariant 11, what has not expired is found: {room}: {start:?} from {from} to {head}"
+            );
         }
         Start::Since { seq, epoch } => {
             let known = epoch.is_none_or(|epoch| epoch == env.oracle.epoch);
@@ -364,8 +373,10 @@ fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room:
                 assert!(head.is_none_or(|head| head == from), "{room}: not recovered, from {from} to {head:?}");
                 let too_far = from.saturating_sub(seq) > limits.recovery_messages_max;
                 let too_much = real && env.oracle.bodies_bytes(room, seq + 1, from) > bytes_max;
-                assert!(!known || !real || too_far || too_much, "{room}: {start:?} was not recovered at {from}");
-                env.meet("a recovery that was refused");
+                let is_expired = seq + 1 < env.oracle.kept_from(room) && seq < from;
+                let is_right = !known || !real || too_far || too_much || is_expired;
+                assert!(is_right, "invariant 11: {room}: {start:?} was not recovered at {from}");
+                env.meet(if is_expired { "a recovery of what has expired" } else { "a recovery that was refused" });
             }
         }
     }

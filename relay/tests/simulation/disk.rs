@@ -25,6 +25,8 @@ pub struct Disk {
     appends: Vec<(usize, Append)>,
     failed: Vec<Call>,
     pub replies: Vec<Vec<StoreReply>>,
+    /// It does nothing any more.
+    pub lost: bool,
     pub sabotage: Option<Sabotage>,
 }
 
@@ -33,7 +35,16 @@ impl Disk {
     pub fn new(store: Rc<FaultyStore>, shards: usize, sabotage: Option<Sabotage>) -> Self {
         let reserved_ms = store.reserved_ids().expect("no fault is planned");
         let replies = (0..shards).map(|_| Vec::new()).collect();
-        Self { store, reserved_ms, reads: Vec::new(), appends: Vec::new(), failed: Vec::new(), replies, sabotage }
+        Self {
+            store,
+            reserved_ms,
+            reads: Vec::new(),
+            appends: Vec::new(),
+            failed: Vec::new(),
+            replies,
+            lost: false,
+            sabotage,
+        }
     }
 
     pub fn request(&mut self, shard: usize, request: StoreRequest, rng: &mut Rng) {
@@ -44,24 +55,32 @@ impl Disk {
                     self.replies[shard].push(StoreReply::Appended { room });
                 }
                 let room = &append.room;
-                let in_flight = self.appends.iter().any(|(_, other)| other.room == *room)
-                    || self.failed.iter().any(|call| call.appends.iter().any(|other| other.room == *room));
-                assert!(!in_flight || self.sabotage.is_some(), "two appends of {room} are in flight");
+                assert!(!self.is_writing(room) || self.sabotage.is_some(), "two appends of {room} are in flight");
                 self.appends.push((shard, append));
             }
             read => self.reads.push((shard, read)),
         }
     }
 
+    /// An append of the room is in flight.
+    pub fn is_writing(&self, room: &str) -> bool {
+        self.appends.iter().any(|(_, append)| *append.room == *room)
+            || self.failed.iter().any(|call| call.appends.iter().any(|append| *append.room == *room))
+    }
+
     pub fn is_idle(&self) -> bool {
-        self.reads.is_empty()
-            && self.appends.is_empty()
-            && self.failed.is_empty()
-            && self.replies.iter().all(Vec::is_empty)
+        self.lost
+            || self.reads.is_empty()
+                && self.appends.is_empty()
+                && self.failed.is_empty()
+                && self.replies.iter().all(Vec::is_empty)
     }
 
     /// Does something of what waits; `faults` in percent of the calls.
     pub fn step(&mut self, rng: &mut Rng, plan: &Plan, wall_ms: u64, faults: u32) {
+        if self.lost {
+            return;
+        }
         match rng.u8(..3) {
             0 if !self.failed.is_empty() => {
                 let call = self.failed.swap_remove(rng.usize(..self.failed.len()));
@@ -132,10 +151,13 @@ impl Disk {
                 StoreReply::Opened { room, log }
             }
             StoreRequest::Read { room, first, last } => {
-                let records =
-                    self.store.read(&room, first, last, (last + 1 - first) as usize).expect("no fault is planned");
-                let records = (!fails).then(|| records.into_iter().map(Into::into).collect());
-                StoreReply::Read { room, first, last, records }
+                let (mut kept_from, mut records) =
+                    persist::read(&*self.store, &room, first, last).expect("no fault is planned");
+                if self.sabotage == Some(Sabotage::ForgetOld) && records.len() > 1 {
+                    records.remove(0);
+                    kept_from += 1;
+                }
+                StoreReply::Read { room, first, last, found: (!fails).then_some((kept_from, records)) }
             }
             StoreRequest::Append(_) => unreachable!("appends have their own list"),
         }

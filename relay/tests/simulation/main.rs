@@ -3,7 +3,8 @@
 //! Every failure names its seed; `./just sim SEED` tells its story. The invariants are the relay's promises:
 //! 1 nothing acked is ever lost, 2 nothing is delivered that is not stored, 3 one order, dense seqs and unique rising
 //! ids for everyone, 4 an idempotency key is stored once, 5 no silent gap and no duplicate, 6 streams stay whole,
-//! 7 in the end everybody has everything, 8 one reply for each request, 9 memory is bounded, 10 nothing leaks.
+//! 7 in the end everybody has everything, 8 one reply for each request, 9 memory is bounded, 10 nothing leaks,
+//! 11 what has not expired is found, however much before it has.
 
 mod client;
 mod disk;
@@ -32,7 +33,7 @@ const SABOTAGE_SEEDS: u64 = 1000;
 const TORN_PART: u64 = 1000;
 
 /// What the seeds together must have met, or the simulation proves little.
-const TO_MEET: [&str; 30] = [
+const TO_MEET: [&str; 34] = [
     "a chunk that overlaps",
     "a crash",
     "a deflated message",
@@ -44,6 +45,7 @@ const TO_MEET: [&str; 30] = [
     "a gap in what was promised",
     "a gap that ends a membership",
     "a paced feed",
+    "a page that begins with what is kept",
     "a recovery",
     "a recovery that was refused",
     "a repeat",
@@ -52,8 +54,11 @@ const TO_MEET: [&str; 30] = [
     "a send that would block",
     "a stop",
     "a stop that ended by itself",
+    "a stop without storage",
     "a whole simulation",
+    "a recovery of what has expired",
     "an ack",
+    "an expired log",
     "busy",
     "closed as a slow consumer",
     "closed as idle",

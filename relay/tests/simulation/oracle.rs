@@ -27,7 +27,10 @@ pub struct Sent {
 pub struct Oracle {
     pub store: Rc<FaultyStore>,
     pub epoch: u64,
+    /// Every message that was ever durable.
     logs: BTreeMap<Arc<str>, Vec<Record>>,
+    /// The first seq of each room that has not expired, where some have.
+    kept_from: BTreeMap<Arc<str>, u64>,
     sent: BTreeMap<Vec<u8>, Sent>,
     acks: BTreeMap<(Arc<str>, u64), u64>,
     /// Dedupe windows may have passed: a key may be stored again.
@@ -40,6 +43,7 @@ impl Oracle {
             store,
             epoch,
             logs: BTreeMap::new(),
+            kept_from: BTreeMap::new(),
             sent: BTreeMap::new(),
             acks: BTreeMap::new(),
             windows_passed: false,
@@ -59,6 +63,19 @@ impl Oracle {
     /// Last durable seq.
     pub fn head(&mut self, room: &str) -> u64 {
         self.log(room).len() as u64
+    }
+
+    /// The first seq that has not expired.
+    pub fn kept_from(&self, room: &str) -> u64 {
+        self.kept_from.get(room).copied().unwrap_or(1)
+    }
+
+    /// Messages before this seq are not kept any longer, nor are the keys of those that were not loaded with the room.
+    pub fn expire(&mut self, room: &Arc<str>, before_seq: u64) {
+        self.log(room);
+        self.store.expire(room, before_seq);
+        self.kept_from.insert(room.clone(), before_seq.max(self.kept_from(room)));
+        self.windows_passed = true;
     }
 
     /// Bytes of the bodies of `first..=last`, as far as they exist.
@@ -142,12 +159,17 @@ impl Oracle {
         };
         let found: Vec<u64> = lines.iter().map(|line| line.seq).collect();
         let asked = format!("history {page:?} of {room}, limit {limit}, head {head}");
-        if limit == 0 || first > last {
+        let is_forward = matches!(page, Page::After(_) | Page::Around(_));
+        // A page that goes forward begins with what is kept, others end where they were asked to.
+        let kept_from = self.kept_from(room);
+        let kept_end = if is_forward { head } else { last };
+        if limit == 0 || first > last || (found.is_empty() && kept_from > kept_end) {
             return assert!(found.is_empty(), "{asked}: {found:?} instead of nothing");
         }
-        assert!(!found.is_empty(), "{asked}: nothing instead of {first}..={last}");
+        assert!(!found.is_empty(), "{asked}: nothing instead of {first}..={last}, kept from {kept_from}");
         let (from, to) = (found[0], found[found.len() - 1]);
-        assert!(found.iter().copied().eq(from..=to) && from >= first && to <= last, "{asked}: {found:?}");
+        let is_dense = found.iter().copied().eq(from..=to) && from >= first && found.len() as u64 <= limit;
+        assert!(is_dense && to <= kept_end, "{asked}: {found:?}");
         // A page of too many bytes ends earlier, at the end that is farther from what was asked for.
         let is_cut = match page {
             Page::Newest | Page::Before(_) => to == last && self.bodies_bytes(room, from - 1, to) > bytes_max,
@@ -157,7 +179,14 @@ impl Oracle {
                 from <= centre && to >= centre && self.bodies_bytes(room, first, last) > bytes_max
             }
         };
-        assert!((from, to) == (first, last) || is_cut, "{asked}: {found:?} instead of {first}..={last}");
+        if (from, to) != (first, last) && !is_cut {
+            let is_whole = if is_forward { from > first || to == last } else { to == last };
+            assert!(is_whole, "{asked}: {found:?} instead of {first}..={last}");
+            assert!(
+                from <= kept_from.max(first),
+                "invariant 11, what has not expired is found: {asked}: {found:?}, kept from {kept_from}"
+            );
+        }
         let fits = found.len() == 1 || self.bodies_bytes(room, from, to) <= bytes_max;
         assert!(fits, "{asked}: the bodies of {found:?} are more than {bytes_max} bytes");
         for line in lines {

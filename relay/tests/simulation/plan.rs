@@ -47,6 +47,8 @@ pub struct Plan {
     pub burst: u32,
     pub wall_steps_back: bool,
     pub crashes: bool,
+    /// Old messages expire.
+    pub expires: bool,
 }
 
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
@@ -83,6 +85,7 @@ impl Plan {
             burst: if storm { 10 } else { pick(rng, &[1, 3, 20]) },
             wall_steps_back: rng.bool(),
             crashes: rng.u32(..4) != 0,
+            expires: rng.u32(..4) == 0,
         }
     }
 }

@@ -27,6 +27,8 @@ pub enum Sabotage {
     ForgetKeys,
     /// After a restart, ids begin again at what the clock says.
     ForgetIds,
+    /// Storage says of the first message it is asked for that it has expired.
+    ForgetOld,
 }
 
 impl Sabotage {
@@ -41,10 +43,11 @@ impl Sabotage {
             Self::WrongBoundary | Self::ShortPiece | Self::SendTwice | Self::LoseSend => "invariant 5",
             Self::FlipBit => "invariant 6",
             Self::ForgetKeys => "invariant 4",
+            Self::ForgetOld => "invariant 11",
         }
     }
 
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,
         Self::SwapRecords,
@@ -57,5 +60,6 @@ impl Sabotage {
         Self::FlipBit,
         Self::ForgetKeys,
         Self::ForgetIds,
+        Self::ForgetOld,
     ];
 }

@@ -118,6 +118,7 @@ impl World {
                     }
                 }
             }
+            553 if env.plan.expires => Self::expire(env, process.as_ref()),
             551 if env.plan.jump_ms_max > 0 => {
                 let us = env.rng.u64(..env.plan.jump_ms_max * 1000);
                 env.clock.pass(us, &mut env.rng);
@@ -131,6 +132,19 @@ impl World {
             }
         }
         self.env.oracle.windows_passed |= self.env.clock.us > WINDOW_US;
+    }
+
+    /// The oldest messages of a room are not kept any longer, often none of them is.
+    fn expire(env: &mut Env, process: Option<&Process>) {
+        let room = env.plan.rooms[env.rng.usize(..env.plan.rooms.len())].clone();
+        if process.is_some_and(|process| process.disk.is_writing(&room)) {
+            return;
+        }
+        let end = env.oracle.head(&room) + 1;
+        let before = if env.rng.u8(..4) == 0 { end } else { env.rng.u64(1..=end) };
+        env.trace.add(|| format!("{room} expires before {before}"));
+        env.meet(if before == end { "an expired log" } else { "an expiry" });
+        env.oracle.expire(&room, before);
     }
 
     /// Everything in memory is gone; what was on its way to clients may or may not arrive.
@@ -159,9 +173,12 @@ impl World {
         self.env.trace.add(|| "stop".to_owned());
         let began_us = self.env.clock.us;
         let calm = self.env.rng.bool();
+        // Nothing that was not stored by now ever will be.
+        let lost = calm && self.env.rng.u8(..3) == 0;
         let process = self.process.as_mut().expect("it runs");
         process.stopping = true;
-        if calm {
+        process.disk.lost = lost;
+        if calm && !lost {
             // What was asked for by now is answered before anybody is sent away.
             self.env.calm = true;
             while self.env.sockets.values().any(|socket| !socket.up.is_empty()) {
@@ -170,16 +187,20 @@ impl World {
         }
         for client in &mut self.clients {
             let socket = client.conn.as_ref().and_then(|conn| self.env.sockets.get(&conn.id));
-            client.owed = calm && socket.is_some_and(|socket| !socket.server_closed);
+            client.owed = calm && !lost && socket.is_some_and(|socket| !socket.server_closed);
         }
         for shard in &mut process.shards {
             shard.begin(self.env.clock.now());
             shard.stop();
+            if lost {
+                shard.await_nothing();
+            }
         }
-        let bound_us = self.env.plan.limits.shutdown_timeout_ms * 1000;
+        // Without storage there is nothing to wait for, which otherwise takes half of the time.
+        let bound_us = self.env.plan.limits.shutdown_timeout_ms * if lost { 250 } else { 1000 };
         while self.env.clock.us < began_us + bound_us {
             if self.process.as_ref().expect("it runs").shards.iter().all(relay::shard::Shard::is_stopped) {
-                self.env.meet("a stop that ended by itself");
+                self.env.meet(if lost { "a stop without storage" } else { "a stop that ended by itself" });
                 break;
             }
             if calm {
