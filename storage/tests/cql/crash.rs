@@ -5,21 +5,26 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use storage::{Store, StoreError};
+use storage::{ScyllaStore, Store, StoreError};
 
 use crate::common::open_keyspace;
 use crate::driver::Driver;
 use crate::load::{Load, name};
 use crate::node::{CommitLog, Node};
 
+const ROOMS: usize = 64;
 /// Longest the store may take to go on once the server is ready. What it takes is printed.
 const RECOVERY_MAX: Duration = Duration::from_secs(20);
+
+fn retries(store: &ScyllaStore) -> f64 {
+    store.metrics().iter().find(|metric| metric.name == "relay_store_retries_total").unwrap().value
+}
 
 #[test]
 fn kill_9_of_the_server_loses_nothing_that_was_acked_and_the_store_goes_on() {
     let mut node = Node::start(CommitLog::Batch);
     let store = open_keyspace(node.address(), "killed");
-    let mut load = Load::new(&store, 64);
+    let mut load = Load::new(&store, ROOMS);
     for acks_before_kill in [1_000, 100] {
         let is_over = AtomicBool::new(false);
         let (acked, acks) = channel();
@@ -31,12 +36,17 @@ fn kill_9_of_the_server_loses_nothing_that_was_acked_and_the_store_goes_on() {
                 });
             });
             assert_eq!(acks.iter().take(acks_before_kill).count(), acks_before_kill);
+            let (killed, retries_before) = (Instant::now(), retries(&store));
             node.kill();
             node.restart();
             let ready = Instant::now();
             let recovery = acks.iter().find(|&at| at >= ready).unwrap() - ready;
-            println!("acks again {} ms after the server was ready", recovery.as_millis());
+            let retries = retries(&store) - retries_before;
+            println!("acks again {} ms after the server was ready, {retries} retries", recovery.as_millis());
             assert!(recovery < RECOVERY_MAX);
+            // A connection that is refused fails at once: each room must wait before it tries again.
+            let waits = killed.elapsed().as_millis() as f64 / 200.0 + 10.0;
+            assert!(retries < waits * ROOMS as f64, "{retries} retries");
             is_over.store(true, Ordering::Release);
         });
     }
@@ -48,10 +58,9 @@ fn kill_9_of_the_server_loses_nothing_that_was_acked_and_the_store_goes_on() {
 
 #[test]
 fn while_the_server_stands_still_appends_wait_and_reads_say_so() {
-    const PAUSE: Duration = Duration::from_secs(5);
     let node = Node::start(CommitLog::Periodic);
     let store = open_keyspace(node.address(), "paused");
-    let mut load = Load::new(&store, 64);
+    let mut load = Load::new(&store, ROOMS);
     let is_over = AtomicBool::new(false);
     let (acked, acks) = channel();
     thread::scope(|scope| {
@@ -61,17 +70,20 @@ fn while_the_server_stands_still_appends_wait_and_reads_say_so() {
                 is_over.load(Ordering::Acquire)
             });
         });
-        assert_eq!(acks.iter().take(500).count(), 500);
-        node.pause();
-        let paused = Instant::now();
-        // It returns while the server still stands still, or never.
-        let read = store.read(&name(0), 1, 10, 10);
-        assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
-        thread::sleep(PAUSE.saturating_sub(paused.elapsed()));
-        node.resume();
-        let resumed = Instant::now();
-        acks.iter().find(|&at| at >= resumed).unwrap();
-        assert!(!store.read(&name(0), 1, 10, 10).unwrap().is_empty());
+        // The second time, longer than the lease lasts; nobody else takes it.
+        for pause_s in [5, 12] {
+            assert_eq!(acks.iter().take(500).count(), 500);
+            node.pause();
+            let paused = Instant::now();
+            // It returns while the server still stands still, or never.
+            let read = store.read(&name(0), 1, 10, 10);
+            assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
+            thread::sleep(Duration::from_secs(pause_s).saturating_sub(paused.elapsed()));
+            node.resume();
+            let resumed = Instant::now();
+            acks.iter().find(|&at| at >= resumed).unwrap();
+            assert!(!store.read(&name(0), 1, 10, 10).unwrap().is_empty());
+        }
         is_over.store(true, Ordering::Release);
     });
     let acked = load.acked;
