@@ -20,6 +20,9 @@ pub struct ServeArgs {
     /// Number of this node in the deployment, part of every message id (0 to 63)
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub node: u16,
+    /// Address and port to serve http://ADDR:PORT/metrics on, for Prometheus [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub limits: Limits,
 }

@@ -10,6 +10,7 @@ pub mod deflation;
 pub mod feed;
 pub mod ids;
 pub mod mesh;
+pub mod metrics;
 pub mod persist;
 pub mod room;
 pub mod serve;

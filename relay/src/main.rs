@@ -81,7 +81,8 @@ fn serve_rooms(args: ServeArgs) -> anyhow::Result<()> {
     }
     let (location, options) = args.store.location(args.node)?;
     let Opened { store, kept, warnings } = location.open(&options)?;
-    let plan = Plan { listen: args.listen, store, shards, node: args.node, limits: args.limits, echo: false };
+    let (listen, node, limits, metrics) = (args.listen, args.node, args.limits, args.metrics);
+    let plan = Plan { listen, store, shards, node, limits, echo: false, metrics };
     serve::run(&plan, |address, capacity| {
         eprintln!("relay {}: {shards} shards, {kept}", env!("CARGO_PKG_VERSION"));
         for warning in &warnings {
@@ -102,7 +103,7 @@ fn echo(args: &EchoArgs) -> anyhow::Result<()> {
         ..Limits::defaults()
     };
     let store = Arc::new(MemoryStore::default());
-    let plan = Plan { listen: args.listen, store, shards: cores(), node: 0, limits, echo: true };
+    let plan = Plan { listen: args.listen, store, shards: cores(), node: 0, limits, echo: true, metrics: None };
     serve::run(&plan, |address, _| eprintln!("listening on {address}, ws://{address}/echo"))
 }
 

@@ -19,7 +19,8 @@ pub use self::admission::Capacity;
 use self::core::{Core, Links, Stop};
 use crate::config::Limits;
 use crate::deflation;
-use crate::persist::{self, ReplyTo};
+use crate::metrics;
+use crate::persist::{self, Counts, ReplyTo};
 use crate::shard::{Setup, Stats};
 
 /// What a relay is started with.
@@ -31,6 +32,8 @@ pub struct Plan {
     pub limits: Limits,
     /// Serve only `/echo`.
     pub echo: bool,
+    /// Where `/metrics` is served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Batches that a lane between two shards holds; more wait in the sender's outbox.
@@ -85,6 +88,7 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
     let on_lost = move |error| drop(on_lost.send(Report::StoreLost(error)));
     let (persist, threads, ids_after_ms) =
         persist::start(&plan.store, plan.limits.tail_messages_max, &reply_to, on_lost)?;
+    serve_metrics(plan, threads.counts())?;
     // Here, where a refusal can be told: the executors' threads would die of it silently.
     Ring::new(PROBE, &wakes[0])?;
     let stop = Arc::new(Stop::default());
@@ -141,6 +145,21 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
 
 /// What to do where the kernel has no `io_uring` for us.
 const IO_URING_HINT: &str = "the relay needs Linux 6.1 or newer with io_uring allowed (sysctl kernel.io_uring_disabled=0, and a container profile that permits io_uring_setup, io_uring_enter and io_uring_register) and 1 MiB of locked memory a shard (ulimit -l)";
+
+fn serve_metrics(plan: &Plan, counts: Arc<Counts>) -> anyhow::Result<()> {
+    let Some(address) = plan.metrics else { return Ok(()) };
+    // The store is closed when the relay ends, whatever this thread does.
+    let store = Arc::downgrade(&plan.store);
+    let figures = move || {
+        let mut figures = counts.metrics();
+        figures.extend(store.upgrade().iter().flat_map(|store| store.metrics()));
+        figures
+    };
+    let taken =
+        metrics::serve(address, figures).with_context(|| format!("--metrics {address}: cannot listen there"))?;
+    eprintln!("metrics on http://{taken}/metrics");
+    Ok(())
+}
 
 /// One listener a shard, on one address: the kernel spreads connections over them.
 fn listen(plan: &Plan) -> anyhow::Result<(SocketAddr, Vec<TcpListener>)> {

@@ -16,7 +16,7 @@ use crate::config::Invalid;
 pub struct StoreArgs {
     /// Where messages are kept: embedded:DIR (as --data DIR), memory: (as --memory), or
     /// scylla://[user:password@]host1[:9042],host2/keyspace[?datacenter=NAME]
-    #[arg(long, value_name = "URL", env = "RELAY_STORE", hide_env_values = true, conflicts_with_all = ["data", "memory"])]
+    #[arg(long, value_name = "URL", env = "RELAY_STORE", hide_env_values = true)]
     store: Option<String>,
     /// Directory of the embedded store; made if it does not exist [default: relay-data]
     #[arg(long, value_name = "DIR")]
@@ -71,6 +71,14 @@ fn location(url: &str) -> Result<Location, Invalid> {
 impl StoreArgs {
     /// Which store is meant, and how it is to be opened by the node of this number.
     pub fn location(&self, node: u16) -> Result<(Location, Options), Invalid> {
+        // Not left to clap, which would not say that a variable of the environment counts as well.
+        for (flag, is_given) in [("--data", self.data.is_some()), ("--memory", self.memory)] {
+            if is_given && self.store.is_some() {
+                return Err(Invalid(format!(
+                    "--store (or RELAY_STORE) and {flag} both name the store: give one of them"
+                )));
+            }
+        }
         let location = match (&self.store, &self.data) {
             (Some(url), _) => location(url)?,
             _ if self.memory => Location::Memory,

@@ -72,13 +72,13 @@ impl Counts {
             value: count.load(Ordering::Relaxed) as f64,
         };
         vec![
-            gauge("relay_appends_in_flight", "Appends that are not durable yet.", self.in_flight() as f64),
-            gauge("relay_append_oldest_seconds", "How long the oldest append in flight has waited.", oldest_s),
-            counter("relay_appends_total", "Appends that are durable.", &self.appends),
-            counter("relay_records_total", "Messages that are durable.", &self.records),
-            counter("relay_reads_total", "Opens and reads of logs that were tried.", &self.reads),
-            counter("relay_reads_refused_total", "Opens and reads that waited too long to be tried.", &self.refused),
-            counter("relay_storage_errors_total", "Attempts to write or read that failed.", &self.errors),
+            gauge("relay_persist_appends_in_flight", "Appends that are not durable yet.", self.in_flight() as f64),
+            gauge("relay_persist_append_oldest_seconds", "How long the oldest append in flight has waited.", oldest_s),
+            counter("relay_persist_appends_total", "Appends that are durable.", &self.appends),
+            counter("relay_persist_records_total", "Messages that are durable.", &self.records),
+            counter("relay_persist_reads_total", "Opens and reads of logs that were tried.", &self.reads),
+            counter("relay_persist_reads_refused_total", "Opens and reads that waited too long to be tried.", &self.refused),
+            counter("relay_persist_errors_total", "Attempts to write or read that failed.", &self.errors),
         ]
     }
 

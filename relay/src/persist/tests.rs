@@ -155,7 +155,7 @@ fn appends_of_a_concurrent_engine_complete_in_any_order() {
         assert_eq!(durable(&rig.replies), room);
     }
     let counts = rig.threads.counts();
-    let done = ["relay_appends_in_flight", "relay_appends_total", "relay_records_total"];
+    let done = ["relay_persist_appends_in_flight", "relay_persist_appends_total", "relay_persist_records_total"];
     assert_eq!(done.map(|name| count(&counts, name)), [0, 3, 3]);
 }
 
@@ -172,7 +172,7 @@ fn an_append_that_never_completes_holds_up_neither_other_rooms_nor_the_end() {
     }
     let counts = threads.counts();
     assert_eq!(counts.in_flight(), 1);
-    assert!(metric(&counts, "relay_append_oldest_seconds") > 0.0);
+    assert!(metric(&counts, "relay_persist_append_oldest_seconds") > 0.0);
     drop(persist);
     threads.stop(Instant::now() + DEADLINE);
     assert_eq!(counts.in_flight(), 1, "it was never done");
@@ -212,7 +212,7 @@ fn ids_are_reserved_before_an_append_is_submitted_however_often_that_fails() {
     let (append, _) = rig.submitted.recv_timeout(DEADLINE).unwrap();
     let time_ms = protocol::snowflake::time_ms(append.records[0].id);
     assert!(rig.fake.memory.reserved_ids().unwrap() >= time_ms);
-    assert_eq!(count(&rig.threads.counts(), "relay_storage_errors_total"), 3);
+    assert_eq!(count(&rig.threads.counts(), "relay_persist_errors_total"), 3);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn reads_that_hang_do_not_hold_up_others_and_those_that_waited_too_long_are_refu
     let request = StoreRequest::Read { room: "late".into(), first: 1, last: 9 };
     rig.persist.reads.send(Read { shard: 0, request, since }).unwrap();
     assert!(matches!(rig.replies.recv_timeout(DEADLINE).unwrap()[..], [StoreReply::Read { found: None, .. }]));
-    assert_eq!(count(&rig.threads.counts(), "relay_reads_refused_total"), 2);
+    assert_eq!(count(&rig.threads.counts(), "relay_persist_reads_refused_total"), 2);
     drop(rig.gate);
     assert_eq!(opened(&rig.replies), (STUCK.into(), true));
 }

@@ -12,6 +12,7 @@ mod durability;
 mod event;
 mod history;
 mod limits;
+mod metrics;
 #[path = "../../../storage/tests/cql/node.rs"]
 mod node;
 mod pause;

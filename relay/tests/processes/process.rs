@@ -82,6 +82,11 @@ impl Relay {
         }
     }
 
+    /// What it wrote to stderr before it listened.
+    pub fn said(&self) -> &[String] {
+        &self.process.said
+    }
+
     /// What the process writes to stdout, when the command pipes it.
     pub fn stdout(&mut self) -> impl Read + Send + 'static {
         self.process.child.stdout.take().unwrap()
