@@ -9,7 +9,7 @@ use storage::scylla::Options;
 
 use crate::client::{Client, publish};
 use crate::crash::{assert_stored, survive_kills};
-use crate::event::Event;
+use crate::event::{Event, Line};
 use crate::node::{CommitLog, Node};
 use crate::process::{Relay, refusal, serve_on_cql};
 
@@ -44,7 +44,7 @@ fn a_second_relay_on_the_keyspace_is_refused_and_the_first_goes_on() {
     // Stopped well, it leaves the keyspace free.
     let next = Relay::on_cql(node.address(), "two_relays", &[]);
     let (_, lines) = Client::native(next.address, "ben").whole_history("r");
-    assert_eq!(lines.iter().map(|line| line.text()).collect::<Vec<_>>(), ["before", "after"]);
+    assert_eq!(lines.iter().map(Line::text).collect::<Vec<_>>(), ["before", "after"]);
 }
 
 #[test]
