@@ -73,7 +73,13 @@ impl Engine {
         let options = Rc::new(options);
         let session = connect(&options).await.map_err(|failure| {
             let store = options.address.to_string();
-            StoreError::Unusable { store, message: format!("cannot connect: {}", failure.message()) }
+            StoreError::Unusable {
+                store,
+                message: format!(
+                    "cannot connect: {}; check that the database runs there, and the login",
+                    failure.message()
+                ),
+            }
         })?;
         keyspace::prepare(&session, &options).await?;
         let about = keyspace::About::of(&session, &options).await?;

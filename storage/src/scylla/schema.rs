@@ -98,7 +98,8 @@ pub fn script(name: &str, replication: &Replication, retention_s: Option<u32>) -
         statements.push(migration.note(name, 0));
     }
     statements.extend(retention_s.into_iter().flat_map(|seconds| retention(name, seconds)));
-    statements.join(";\n") + ";\n"
+    let hint = "-- For ScyllaDB. Cassandra knows no tablets: leave that option out there.\n";
+    format!("{hint}{};\n", statements.join(";\n"))
 }
 
 #[cfg(test)]
