@@ -261,3 +261,43 @@ fn supervise(reported: &Receiver<Report>, plan: &Plan, stop: &Stop, wakes: &[Wak
     }
     Ok(Outcome { stats, until: stopping.unwrap_or_else(Instant::now) + limit, lost })
 }
+
+#[cfg(test)]
+mod tests {
+    use storage::MemoryStore;
+
+    use super::*;
+
+    /// Two shards that end when they are told to stop, after `first` was reported.
+    fn supervised(first: Report) -> (anyhow::Result<Outcome>, Stop) {
+        let plan = Plan {
+            listen: ([127, 0, 0, 1], 0).into(),
+            store: Arc::new(MemoryStore::default()),
+            shards: 2,
+            node: 0,
+            limits: Limits::defaults(),
+            echo: false,
+            metrics: None,
+        };
+        let (reports, reported) = flume::unbounded();
+        let stop = Stop::default();
+        for report in [first, Report::Ended(Stats::default()), Report::Ended(Stats::default())] {
+            reports.send(report).unwrap();
+        }
+        (supervise(&reported, &plan, &stop, &[Wake::new().unwrap()]), stop)
+    }
+
+    #[test]
+    fn a_lost_store_stops_the_shards_without_waiting_for_it_and_is_what_the_relay_ends_with() {
+        let (outcome, stop) = supervised(Report::StoreLost(StoreError::Closed));
+        assert!(matches!(outcome.unwrap().lost, Some(StoreError::Closed)));
+        assert!(stop.asked.load(Ordering::Acquire) && stop.without_store.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_signal_stops_the_shards_and_lets_them_wait_for_storage() {
+        let (outcome, stop) = supervised(Report::Signal);
+        assert!(outcome.unwrap().lost.is_none());
+        assert!(stop.asked.load(Ordering::Acquire) && !stop.without_store.load(Ordering::Acquire));
+    }
+}

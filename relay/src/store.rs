@@ -10,6 +10,7 @@ use storage::scylla::{self, Address, Replication, ScyllaStore, schema};
 use storage::{EmbeddedStore, MemoryStore, Store, StoreError};
 
 use crate::config::Invalid;
+use crate::dedupe::WINDOW_MS;
 
 /// What was typed about the store; [`StoreArgs::location`] says what it means.
 #[derive(Clone, Args)]
@@ -38,9 +39,19 @@ pub struct KeyspaceArgs {
     /// [default: 3]
     #[arg(long, value_name = "N")]
     pub replication: Option<Replication>,
-    /// How long messages are kept in a scylla:// store, seconds; 0 is for ever [default: as the keyspace says]
-    #[arg(long, value_name = "S")]
+    /// How long messages are kept in a scylla:// store, seconds, at least 300; 0 is for ever [default: as the keyspace
+    /// says]
+    #[arg(long, value_name = "S", value_parser = retention_s)]
     pub retention_s: Option<u32>,
+}
+
+fn retention_s(text: &str) -> Result<u32, String> {
+    let least = u32::try_from(WINDOW_MS / 1000).expect("a few minutes");
+    match text.parse() {
+        Ok(seconds) if seconds == 0 || seconds >= least => Ok(seconds),
+        Ok(_) => Err(format!("must be 0 or at least {least}: idempotency keys are remembered that long")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What was typed for `relay schema`.
@@ -219,10 +230,10 @@ mod tests {
     fn a_database_takes_what_was_typed_about_its_keyspace() {
         let url = "scylla://ann:secret@one/chat";
         let (location, options) =
-            typed(&["--store", url, "--replication", "dc1:3", "--retention-s", "60", "--accept-loss"]).unwrap();
+            typed(&["--store", url, "--replication", "dc1:3", "--retention-s", "300", "--accept-loss"]).unwrap();
         assert_eq!(location.to_string(), "scylla://one:9042/chat");
         assert_eq!(options.replication, Some("dc1:3".parse().unwrap()));
-        assert_eq!((options.node, options.accept_loss, options.retention_s), (7, true, Some(60)));
+        assert_eq!((options.node, options.accept_loss, options.retention_s), (7, true, Some(300)));
         let (_, options) = typed(&["--store", url]).unwrap();
         assert_eq!((options.replication, options.retention_s), (None, None));
     }
@@ -238,8 +249,8 @@ mod tests {
             let typed = Typed::try_parse_from(["relay"].iter().chain(flags)).unwrap();
             typed.schema.script().map_err(|error| error.to_string())
         };
-        let made = script(&["--store", "scylla://h/chat", "--replication", "2", "--retention-s", "60"]).unwrap();
-        for part in ["EXISTS chat WITH", "'replication_factor': 2", "default_time_to_live = 60"] {
+        let made = script(&["--store", "scylla://h/chat", "--replication", "2", "--retention-s", "600"]).unwrap();
+        for part in ["EXISTS chat WITH", "'replication_factor': 2", "default_time_to_live = 600"] {
             assert!(made.contains(part), "{part} in {made}");
         }
         assert!(script(&["--store", "embedded:d"]).unwrap_err().contains("scylla://"));
@@ -256,8 +267,9 @@ mod tests {
             (&["--store", "relay-data"], ["--store", "embedded:DIR"]),
             (&["--store", "scylla://u:secret@h"], ["--store", "keyspace"]),
             (&["--store", "scylla://h/k", "--replication", "none"], ["--replication", "dc1:3"]),
+            (&["--store", "scylla://h/k", "--retention-s", "299"], ["--retention-s", "300"]),
             (&["--replication", "2"], ["--replication", "embedded:relay-data"]),
-            (&["--memory", "--retention-s", "60"], ["--retention-s", "memory:"]),
+            (&["--memory", "--retention-s", "600"], ["--retention-s", "memory:"]),
         ] {
             let error = location(flags).unwrap_err();
             assert!(names.iter().all(|name| error.contains(name)), "{flags:?}: {error}");
