@@ -2,25 +2,28 @@
 //!
 //! A copy goes on from what the destination has, so it may be ended at any point and begun again. One thread reads the
 //! next records, of many rooms or of one large room, while those before are appended. In memory are three calls of
-//! [`CALL_RECORDS`] at most, and the names of a page of rooms.
+//! [`CALL_RECORDS`] at most, some 10 MB of chat lines, and the names of a page of rooms.
 
 mod reader;
 
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use crate::{Append, LogState, Store, StoreError};
 use reader::{Call, Log, Reader};
 
-/// Records of one call of [`Store::append`], about: a fsync or a round trip costs little beside so many.
-const CALL_RECORDS: u64 = 4096;
+/// Records that are appended together, about: enough rooms at once for a database, and a fsync costs little beside so many.
+const CALL_RECORDS: u64 = 16 << 10;
 /// Rooms that are looked at together.
 const PAGE_ROOMS: usize = 1024;
 /// Threads that ask a store at the same time: some of them are across a network.
 const THREADS: usize = 16;
+/// While a database makes appends durable, [`Watch`] is told this often.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// How far a copy is. With [`verify`], how much was compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,8 +40,11 @@ pub struct Progress {
     pub already: u64,
 }
 
-/// Told how far it is, several times a second; ends the work between two calls by breaking.
+/// Told how far it is, several times a second; ends the work by breaking.
 pub type Watch<'a> = &'a mut dyn FnMut(&Progress) -> ControlFlow<()>;
+
+/// Tells [`Watch`]; an error when it wants to end.
+type Tell<'a> = &'a mut dyn FnMut() -> Result<(), CopyError>;
 
 /// Why a copy ended early. Whatever was copied stays, and the next copy goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +120,7 @@ pub fn copy(from: &dyn Store, to: &dyn Store, watch: Watch<'_>) -> Result<Progre
     let reserved_ms = from.reserved_ids().map_err(CopyError::Source)?;
     to.reserve_ids(reserved_ms).map_err(CopyError::Destination)?;
     let begin = |room: &Arc<str>| go_on(from, to, room);
-    transfer(from, to, total, watch, begin, |appends| to.append(appends).map_err(CopyError::Destination))
+    transfer(from, to, total, watch, begin, |appends, tell| append(to, appends, tell))
 }
 
 /// Reads both sides completely and compares every record of the source, and what is reserved.
@@ -129,9 +135,8 @@ pub fn verify(from: &dyn Store, to: &dyn Store, watch: Watch<'_>) -> Result<Prog
         return Err(CopyError::Ids { source_side, destination });
     }
     let begin = |room: &Arc<str>| Log::after(from, room, 0);
-    transfer(from, to, total, watch, begin, |appends| {
-        in_parallel(appends, |append| compare_records(to, append)).map(drop)
-    })
+    let compare = |append: &Append| compare_records(to, append);
+    transfer(from, to, total, watch, begin, |appends, _| in_parallel(appends, compare).map(drop))
 }
 
 /// Counts rooms and messages of the source, and refuses one that has lost its oldest ones.
@@ -182,7 +187,7 @@ fn transfer(
     mut progress: Progress,
     watch: Watch<'_>,
     begin: impl Fn(&Arc<str>) -> Result<Log, CopyError> + Send + Sync,
-    take: impl Fn(&[Append]) -> Result<(), CopyError>,
+    take: impl Fn(&[Append], Tell<'_>) -> Result<(), CopyError>,
 ) -> Result<Progress, CopyError> {
     thread::scope(|scope| {
         let (calls, read) = sync_channel(1);
@@ -191,7 +196,7 @@ fn transfer(
         for call in read {
             let Call { appends, already, complete } = call?;
             if !appends.is_empty() {
-                take(&appends)?;
+                take(&appends, &mut || go_on_if(watch(&progress)))?;
             }
             in_parallel(&complete, |room| compare_ends(from, to, room))?;
             progress.already += already;
@@ -201,6 +206,33 @@ fn transfer(
         }
         Ok(progress)
     })
+}
+
+/// Makes the appends durable. A database is left as much time as it needs, and [`Watch`] decides how long that may be.
+fn append(to: &dyn Store, appends: &[Append], tell: Tell<'_>) -> Result<(), CopyError> {
+    let Some(concurrent) = to.concurrent() else {
+        return to.append(appends).map_err(CopyError::Destination);
+    };
+    let (done, outcomes) = channel();
+    for append in appends {
+        let done = done.clone();
+        // Nobody waits for it any more when the copy has ended.
+        concurrent.submit(append.clone(), Box::new(move |outcome| drop(done.send(outcome))));
+    }
+    drop(done);
+    let mut left = appends.len();
+    while left > 0 {
+        match outcomes.recv_timeout(TELL_EVERY) {
+            Ok(outcome) => outcome.map_err(CopyError::Destination)?,
+            Err(RecvTimeoutError::Disconnected) => return Err(CopyError::Destination(StoreError::Closed)),
+            Err(RecvTimeoutError::Timeout) => {
+                tell()?;
+                continue;
+            }
+        }
+        left -= 1;
+    }
+    Ok(())
 }
 
 fn go_on_if(told: ControlFlow<()>) -> Result<(), CopyError> {

@@ -7,12 +7,15 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use common::{append, assert_whole, child, child_dir, fill, open, record};
 use proptest::prelude::*;
 use storage::copy::{CopyError, Progress, copy, verify};
-use storage::{Append, EmbeddedStore, Fault, FaultyStore, LogState, MemoryStore, Options, Record, Store, StoreError};
+use storage::{
+    Append, Concurrent, Done, EmbeddedStore, Fault, FaultyStore, LogState, MemoryStore, Options, Record, Store,
+    StoreError,
+};
 
 fn copied(from: &dyn Store, to: &dyn Store) -> Result<Progress, CopyError> {
     copy(from, to, &mut |_| ControlFlow::Continue(()))
@@ -70,8 +73,8 @@ fn thousands_of_small_rooms_share_calls() {
     let (from, to) = (MemoryStore::new(5), FaultyStore::new(6));
     let calls: Vec<_> = (0..3_000).map(|room| append(&from, &format!("r{room}"), 1, 1 + room % 3)).collect();
     from.append(&calls).unwrap();
-    // The seventh call and later ones fail.
-    (0..6).for_each(|_| to.plan_append(None));
+    // The fifth call and later ones fail.
+    (0..4).for_each(|_| to.plan_append(None));
     (0..100).for_each(|_| to.plan_append(Some(Fault::Lost)));
     assert_eq!(copied(&from, &to).unwrap().rooms, 3_000);
     assert_same(&from, &to);
@@ -103,7 +106,7 @@ proptest! {
 
     #[test]
     fn whatever_fails_a_repeated_copy_ends_with_the_same_history(
-        lengths in proptest::collection::vec(prop_oneof![0u64..40, 1_000u64..1_050, 4_000u64..9_000], 1..12),
+        lengths in proptest::collection::vec(prop_oneof![0u64..40, 1_000u64..1_050, 4_000u64..20_000], 1..12),
         there in proptest::collection::vec(0u64..3_000, 12),
         faults in proptest::collection::vec(proptest::option::of(0usize..4), 0..8),
         stop_after in proptest::collection::vec(1usize..4, 0..4),
@@ -166,6 +169,84 @@ proptest! {
         copied(&from, &to).unwrap();
         assert_same(&from, &to);
     }
+}
+
+/// A store that makes each append durable on a thread of its own, unless something happens `instead`.
+struct Concurrently {
+    store: Arc<MemoryStore>,
+    instead: Option<fn() -> Result<(), StoreError>>,
+    /// Appends that are never answered.
+    forgotten: Mutex<Vec<Done>>,
+    forgets: bool,
+}
+
+impl Concurrently {
+    fn new() -> Self {
+        Self { store: Arc::new(MemoryStore::new(6)), instead: None, forgotten: Mutex::default(), forgets: false }
+    }
+}
+
+impl Store for Concurrently {
+    fn open_log(&self, room: &str) -> Result<LogState, StoreError> {
+        self.store.open_log(room)
+    }
+    fn append(&self, _: &[Append]) -> Result<(), StoreError> {
+        panic!("appends are submitted")
+    }
+    fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
+        self.store.read(room, first, last, limit)
+    }
+    fn reserved_ids(&self) -> Result<u64, StoreError> {
+        self.store.reserved_ids()
+    }
+    fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
+        self.store.reserve_ids(until_ms)
+    }
+    fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
+        self.store.rooms(after, limit)
+    }
+    fn concurrent(&self) -> Option<&dyn Concurrent> {
+        Some(self)
+    }
+}
+
+impl Concurrent for Concurrently {
+    fn submit(&self, append: Append, done: Done) {
+        if self.forgets {
+            return self.forgotten.lock().unwrap().push(done);
+        }
+        let (store, instead) = (self.store.clone(), self.instead);
+        std::thread::spawn(move || done(instead.map_or_else(|| store.append(&[append]), |outcome| outcome())));
+    }
+    fn on_lost(&self, _: Box<dyn FnOnce(StoreError) + Send>) {}
+}
+
+#[test]
+fn a_destination_that_takes_many_appends_at_once_is_given_them() {
+    let (from, to) = (MemoryStore::new(5), Concurrently::new());
+    filled(&from, &[1, 20_000, 0, 3, 2_047, 18_000]);
+    copied(&from, &to).unwrap();
+    assert_same(&from, &to);
+}
+
+#[test]
+fn an_append_that_will_never_be_durable_ends_the_copy() {
+    let from = MemoryStore::new(5);
+    filled(&from, &[1, 2]);
+    let to = Concurrently { instead: Some(|| Err(StoreError::Closed)), ..Concurrently::new() };
+    assert!(matches!(copied(&from, &to), Err(CopyError::Destination(StoreError::Closed))));
+}
+
+#[test]
+fn a_copy_can_be_stopped_while_the_destination_does_not_answer() {
+    let from = MemoryStore::new(5);
+    filled(&from, &[1, 2]);
+    let to = Concurrently { forgets: true, ..Concurrently::new() };
+    let ended = copy(&from, &to, &mut |_| match to.forgotten.lock().unwrap().len() {
+        0 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    });
+    assert!(matches!(ended, Err(CopyError::Stopped)), "{ended:?}");
 }
 
 #[test]
@@ -280,7 +361,7 @@ fn a_source_whose_old_records_have_expired_is_refused_before_anything_is_copied(
 }
 
 /// Lengths of the rooms that are copied while the process is killed.
-const KILLED: [u64; 40] = [900; 40];
+const KILLED: [u64; 60] = [1_500; 60];
 
 #[test]
 fn a_copy_that_was_killed_goes_on_and_ends_whole() {
@@ -301,7 +382,7 @@ fn a_copy_that_was_killed_goes_on_and_ends_whole() {
     let from = embedded(&dir.path().join("from"));
     filled(&from, &KILLED);
     drop(from);
-    for at_least in [1, 5_000, 20_000] {
+    for at_least in [1, 30_000, 60_000] {
         let mut process = child(name, dir.path()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut copied = lines.filter_map(|line| line.strip_prefix("at ")?.parse::<u64>().ok());
@@ -311,7 +392,7 @@ fn a_copy_that_was_killed_goes_on_and_ends_whole() {
     }
     let (from, to) = (embedded(&dir.path().join("from")), embedded(&dir.path().join("to")));
     let progress = copied(&from, &to).unwrap();
-    assert!(progress.already >= 20_000, "{progress:?}");
+    assert!(progress.already >= 60_000, "{progress:?}");
     assert_eq!(progress.messages, KILLED.iter().sum::<u64>());
     assert_same(&from, &to);
     for (room, &length) in KILLED.iter().enumerate() {
