@@ -83,7 +83,7 @@ fn serve_rooms(args: ServeArgs) -> anyhow::Result<()> {
     let Opened { store, kept, warnings } = location.open(&options)?;
     let (listen, node, limits, metrics) = (args.listen, args.node, args.limits, args.metrics);
     let plan = Plan { listen, store, shards, node, limits, echo: false, metrics };
-    serve::run(&plan, |address, capacity| {
+    serve::run(plan, |address, capacity| {
         eprintln!("relay {}: {shards} shards, {kept}", env!("CARGO_PKG_VERSION"));
         for warning in &warnings {
             eprintln!("warning: {warning}");
@@ -104,7 +104,7 @@ fn echo(args: &EchoArgs) -> anyhow::Result<()> {
     };
     let store = Arc::new(MemoryStore::default());
     let plan = Plan { listen: args.listen, store, shards: cores(), node: 0, limits, echo: true, metrics: None };
-    serve::run(&plan, |address, _| eprintln!("listening on {address}, ws://{address}/echo"))
+    serve::run(plan, |address, _| eprintln!("listening on {address}, ws://{address}/echo"))
 }
 
 fn cores() -> usize {

@@ -49,7 +49,7 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A shard that does not end within the limit counts as hanging after so much longer.
 const SHARD_GRACE: Duration = Duration::from_secs(5);
-/// The storage threads have at least so long to end after the shards.
+/// The storage threads have at least so long to end after the shards, and the store to be closed.
 const STORE_GRACE: Duration = Duration::from_millis(500);
 
 /// What the shards' threads tell the main one.
@@ -71,9 +71,9 @@ struct Outcome {
 }
 
 /// Runs a relay until SIGTERM or SIGINT, or until it loses its store; `ready` is called with its address once it accepts.
-pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Result<()> {
+pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Result<()> {
     let capacity = Capacity::new(&plan.limits, plan.shards)?;
-    let (address, listeners) = listen(plan)?;
+    let (address, listeners) = listen(&plan)?;
     let wakes =
         (0..plan.shards).map(|_| Wake::new()).collect::<Result<Vec<_>, _>>().context("cannot make an eventfd")?;
     let (reply_to, mut replies): (Vec<_>, Vec<_>) = wakes
@@ -88,7 +88,7 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
     let on_lost = move |error| drop(on_lost.send(Report::StoreLost(error)));
     let (persist, threads, ids_after_ms) =
         persist::start(&plan.store, plan.limits.tail_messages_max, &reply_to, on_lost)?;
-    serve_metrics(plan, threads.counts())?;
+    serve_metrics(&plan, threads.counts())?;
     // Here, where a refusal can be told: the executors' threads would die of it silently.
     Ring::new(PROBE, &wakes[0])?;
     let stop = Arc::new(Stop::default());
@@ -137,10 +137,23 @@ pub fn run(plan: &Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Re
     signals(reports)?;
     await_ready(&reported, plan.shards)?;
     ready(address, &capacity);
-    let Outcome { stats, until, lost } = supervise(&reported, plan, &stop, &wakes)?;
-    threads.stop(until.max(Instant::now() + STORE_GRACE));
+    let Outcome { stats, until, lost } = supervise(&reported, &plan, &stop, &wakes)?;
+    let until = until.max(Instant::now() + STORE_GRACE);
+    threads.stop(until);
+    close(plan.store, until);
     eprintln!("relay: stopped; {stats:?}");
     lost.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Closes the store: it may have something to tell a database that does not answer.
+fn close(store: Arc<dyn Store>, until: Instant) {
+    let (open, closed) = flume::bounded::<()>(0);
+    std::thread::spawn(move || {
+        drop(store);
+        drop(open);
+    });
+    // Disconnected when it is closed; whatever is left to do at the time limit ends with the process.
+    let _ = closed.recv_deadline(until);
 }
 
 /// What to do where the kernel has no `io_uring` for us.

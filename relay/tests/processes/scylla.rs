@@ -101,7 +101,8 @@ fn while_the_database_is_gone_members_stay_and_publishes_hear_busy_and_it_goes_o
 
     node.kill();
     let first = ann.publish("r", "on its way", Some("k"));
-    assert_eq!(ben.history("r", Page::Newest, 10).len(), 10, "history comes from memory");
+    // Answered after the publish before it was taken: what follows finds that on its way.
+    assert_eq!(ann.history("r", Page::Newest, 10).len(), 10, "history comes from memory");
     let waiting: Vec<_> = (0..60).map(|n| ann.publish("r", &format!("waits {n}"), None)).collect();
     let told = waiting.refusals(&mut ann);
     assert!(told.iter().all(|code| *code == ErrorCode::Busy), "{told:?}");
@@ -125,6 +126,24 @@ fn while_the_database_is_gone_members_stay_and_publishes_hear_busy_and_it_goes_o
     assert_eq!(ben.lines(1)[0].text(), "goes on");
     assert_eq!(ben.whole_history("r").1.len(), 32);
     assert_eq!(relay.stop().code, Some(0));
+}
+
+#[test]
+fn a_stop_while_the_database_stands_still_ends_and_says_what_was_not_saved() {
+    let node = Node::start(CommitLog::Batch);
+    let relay = Relay::on_cql(node.address(), "stands_still", &["--shutdown-timeout-ms", "3000"]);
+    let mut ann = Client::native(relay.address, "ann");
+    ann.say("r", "saved");
+    node.pause();
+    ann.publish("r", "not saved", None);
+    relay.signal(Signal::TERM);
+    let heard = ann.rest();
+    assert!(!heard.iter().any(|event| matches!(event, Event::Acked { .. })), "{heard:?}");
+    assert!(heard.iter().any(|event| matches!(event, Event::Closed { code: Some(1001), .. })), "{heard:?}");
+    let exit = relay.exit();
+    assert_eq!(exit.code, Some(0));
+    assert!(exit.said.iter().any(|line| line.contains("unsaved messages, none of them acked")), "{exit:?}");
+    node.resume();
 }
 
 /// The errors that answer these publishes.
