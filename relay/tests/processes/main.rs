@@ -10,6 +10,7 @@ mod damage;
 mod deflate;
 mod durability;
 mod event;
+mod expiry;
 mod history;
 mod limits;
 mod metrics;
