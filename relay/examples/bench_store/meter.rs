@@ -66,12 +66,12 @@ impl Arrivals {
         -(1.0 - self.random.f64()).ln() * self.mean_ns
     }
 
-    /// The next one that is due by `now_ns`: its intended time and room.
-    pub fn due(&mut self, now_ns: u64) -> Option<(u64, usize)> {
-        if self.next_ns > now_ns as f64 {
+    /// The next one that is due by `now_ns`: its intended time and room. None when the run is over.
+    pub fn due(&mut self, now_ns: u64, meter: &Meter) -> Option<(u64, usize)> {
+        let at_ns = self.next_ns as u64;
+        if at_ns > now_ns || !meter.is_open(at_ns) {
             return None;
         }
-        let at_ns = self.next_ns as u64;
         self.next_ns += self.gap();
         Some((at_ns, self.random.usize(..self.rooms)))
     }
