@@ -59,8 +59,8 @@ impl Engine {
         let records = &append.records[skip..];
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
         if !known.is_made {
-            known.state.epoch = self.make_log(&append.room, append.epoch, first.time_ms, deadline).await?;
-            known.is_made = true;
+            self.make_log(&append.room, append.epoch, first.time_ms, deadline).await?;
+            (known.state.epoch, known.is_made) = (append.epoch, true);
             self.known.borrow_mut().set(&append.room, known);
         }
         for part in Part::of(records) {

@@ -190,30 +190,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives a log that was never written its row of facts; its epoch, which is another one when it had been made before
-    /// without getting a message.
+    /// Gives a log that was never written its row of facts, unless another term has its slot now.
     pub async fn make_log(
         &self,
         room: &str,
         epoch: u64,
         created_ms: u64,
         deadline: Deadline,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<(), StoreError> {
         let key = slot_of(room) as i32;
-        self.link
+        let is_applied = self
+            .link
             .until(deadline, async |Wired { session, statements }| {
                 let values = (epoch as i64, created_ms as i64, key, room, self.lease.term);
                 applied(session.execute_unpaged(&statements.make_log, values).await?)
             })
             .await?;
-        // Not applied: an earlier try was, or this term is over, which holding the lease tells.
-        let facts = self.facts(room, deadline).await?;
         self.lease.hold(deadline).await?;
-        let message = "the facts of a log were written but cannot be read".into();
-        let facts = facts.ok_or(StoreError::Unavailable { message })?;
-        let state = LogState { epoch: facts.epoch, last_seq: 0, last_id: 0 };
-        self.fence(room, state, 0, deadline).await?;
-        Ok(facts.epoch)
+        if !is_applied {
+            return Err(StoreError::Unavailable { message: "a log could not be made".into() });
+        }
+        self.fence(room, LogState { epoch, last_seq: 0, last_id: 0 }, 0, deadline).await
     }
 
     async fn new_epoch(&self, room: &str, deadline: Deadline) -> Result<u64, StoreError> {

@@ -94,8 +94,9 @@ impl Statements {
             .await?,
             slot_term: serial_read(format!("SELECT DISTINCT slot, term FROM {k}.logs WHERE slot = ?")).await?,
             take_slot: agreed(format!("UPDATE {k}.logs SET term = ? WHERE slot = ? IF term = ?")).await?,
+            // On the slot's column alone: ScyllaDB does not see it beside one of a row that is not there yet.
             make_log: agreed(format!(
-                "UPDATE {k}.logs SET epoch = ?, created_ms = ? WHERE slot = ? AND room = ? IF term = ? AND epoch = null"
+                "UPDATE {k}.logs SET epoch = ?, created_ms = ? WHERE slot = ? AND room = ? IF term = ?"
             ))
             .await?,
             new_epoch: agreed(format!("UPDATE {k}.logs SET epoch = ? WHERE slot = ? AND room = ? IF term = ?"))
