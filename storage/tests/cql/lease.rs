@@ -6,15 +6,17 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use scylla_proxy::{Condition, Reaction, RequestReaction};
 use storage::{Append, ScyllaStore, Store, StoreError};
 
 use crate::common::{append, assert_whole, child, fill, keyspace, open_keyspace, record, sized};
 use crate::load::{Load, name};
 use crate::node::Node;
-use crate::proxy::Proxy;
+use crate::proxy::{self, Proxy};
 
 const ROOMS: usize = 32;
 
@@ -41,6 +43,41 @@ fn other(store: &dyn Store, room: &str, first: u64, last: u64) -> Append {
     let mut append = append(store, room, first, last);
     append.records = (first..=last).map(|seq| Arc::new(sized(seq, 7))).collect();
     append
+}
+
+/// A log with what another owner found in it, and where it ends after that one appended.
+struct Taken {
+    room: String,
+    end: u64,
+    last: u64,
+}
+
+/// Opens each room of a [`Load`] and appends to most of them.
+fn take_over(next: &ScyllaStore) -> Vec<Taken> {
+    let take = |room: usize| {
+        let (room, more) = (name(room), room as u64 % 4);
+        let end = next.open_log(&room).unwrap().last_seq;
+        let last = end + more;
+        next.append(&[other(next, &room, end + 1, last)]).unwrap();
+        Taken { room, end, last }
+    };
+    (0..ROOMS).map(take).collect()
+}
+
+/// Checks that the former owner, which acked these seqs, added nothing after it was followed: not for the next owner, and
+/// not for one after that.
+fn assert_followed(logs: &[Taken], acked: &[u64], next: ScyllaStore, open: impl Fn() -> ScyllaStore) {
+    for (Taken { room, end, .. }, acked) in logs.iter().zip(acked) {
+        assert!(acked <= end, "{room}: {acked} were acked, {end} were stored when another took over");
+    }
+    let assert_unseen = |store: &ScyllaStore| {
+        for Taken { room, end, last } in logs {
+            assert_taken_over(store, room, *end, *last);
+        }
+    };
+    assert_unseen(&next);
+    drop(next);
+    assert_unseen(&open());
 }
 
 /// Checks that a log is what a former owner wrote up to `end`, then [`other`] records up to `last`.
@@ -92,6 +129,55 @@ fn writes_that_arrive_after_a_takeover_are_never_seen_or_acked() {
     let third = open_keyspace(node, "late_writes");
     assert_unseen(&third);
     assert_whole(&third, "after", 3);
+}
+
+#[test]
+fn an_owner_that_cannot_renew_acks_nothing_that_is_carried_out_after_a_takeover() {
+    let node = Node::shared().address();
+    let proxy = Arc::new(Proxy::start(node));
+    let former = ScyllaStore::open(keyspace(proxy.address(), "cut_off")).unwrap();
+    let mut load = Load::new(&former, ROOMS);
+    load.run_until(|| true);
+    let mut options = keyspace(node, "cut_off");
+    let faults = proxy.clone();
+    options.log = Arc::new(move |line| {
+        if line.contains("waiting to see") {
+            // From the last moment on in which the next owner would see a renewal, none arrives, and writes take up to
+            // almost as long as the store waits for them: some are sent before the lease ends and carried out after it.
+            let [some, others] = [500, 1_700].map(|ms| proxy::late(Duration::from_millis(ms)));
+            faults.on_requests([
+                (proxy::about_leases(), RequestReaction::drop_frame()),
+                (proxy::statements().and(Condition::RandomWithProbability(0.5)), some),
+                (proxy::statements(), others),
+            ]);
+        }
+    });
+    let (ready, taken) = channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let next = loop {
+                match ScyllaStore::open(options.clone()) {
+                    // A renewal was under way in that moment.
+                    Err(StoreError::Held { .. }) => (),
+                    opened => break opened.unwrap(),
+                }
+            };
+            let logs = take_over(&next);
+            // What was on its way arrives, and is answered.
+            thread::sleep(Duration::from_secs(2));
+            proxy.calm();
+            ready.send((next, logs)).unwrap();
+        });
+        load.run(|_, _, outcome| match outcome {
+            Ok(()) => true,
+            Err(StoreError::Lost { .. }) => false,
+            Err(error) => panic!("{error}"),
+        });
+    });
+    let acked = load.acked;
+    drop(former);
+    let (next, logs) = taken.recv().unwrap();
+    assert_followed(&logs, &acked, next, || open_keyspace(node, "cut_off"));
 }
 
 /// Another process that appends to [`ROOMS`] rooms until it loses the lease.
@@ -196,25 +282,10 @@ fn a_paused_owner_hears_that_it_lost_and_what_it_had_under_way_is_never_seen_or_
     former.signal(Signal::STOP);
     let next = open_keyspace(node, "paused_owner");
     // Appends whose acks were under way are there, for they were carried out. Nothing is added to them any more.
-    let logs: Vec<_> = (0..ROOMS)
-        .map(name)
-        .zip(0..)
-        .map(|(room, more)| {
-            let end = next.open_log(&room).unwrap().last_seq;
-            next.append(&[other(&next, &room, end + 1, end + more % 4)]).unwrap();
-            (room, end, end + more % 4)
-        })
-        .collect();
+    let logs = take_over(&next);
     former.signal(Signal::CONT);
     former.listen(usize::MAX);
     assert!(former.process.wait().unwrap().success());
     assert!(former.has_lost);
-    for ((room, end, _), acked) in logs.iter().zip(&former.acked) {
-        assert!(acked <= end, "{room}: {acked} were acked, {end} were stored when the lease was lost");
-    }
-    let assert_unseen =
-        |store: &dyn Store| logs.iter().for_each(|(room, end, last)| assert_taken_over(store, room, *end, *last));
-    assert_unseen(&next);
-    drop(next);
-    assert_unseen(&open_keyspace(node, "paused_owner"));
+    assert_followed(&logs, &former.acked, next, || open_keyspace(node, "paused_owner"));
 }

@@ -93,6 +93,11 @@ pub fn statements() -> Condition {
     Condition::RequestOpcode(RequestOpcode::Execute).or(batches())
 }
 
+/// Requests about the store's lease: one of their values is its scope.
+pub fn about_leases() -> Condition {
+    Condition::BodyContainsCaseSensitive(Box::from(*b"\0\0\0\x05relay"))
+}
+
 /// Requests that carry several statements.
 pub fn batches() -> Condition {
     Condition::RequestOpcode(RequestOpcode::Batch)
