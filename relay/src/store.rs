@@ -16,7 +16,7 @@ use crate::dedupe::WINDOW_MS;
 #[derive(Clone, Args)]
 pub struct StoreArgs {
     /// Where messages are kept: embedded:DIR (as --data DIR), memory: (as --memory), or
-    /// scylla://[user:password@]host1[:9042],host2/keyspace[?datacenter=NAME]
+    /// `scylla://[user:password@]host1[:9042],host2/keyspace[?datacenter=NAME]`
     #[arg(long, value_name = "URL", env = "RELAY_STORE", hide_env_values = true)]
     store: Option<String>,
     /// Directory of the embedded store; made if it does not exist [default: relay-data]
