@@ -97,7 +97,7 @@ fn limits(rng: &mut Rng, rooms: usize, storm: bool) -> Limits {
     let ping_interval_ms = pick(rng, &[1_000, 25_000]);
     let replies_bytes_max = pick(rng, &[1024.max(2 * body_bytes_max), 8 << 10, 32 << 10, 4 << 20]);
     let limits = Limits {
-        max_connections: 1000,
+        max_connections: pick(rng, &[1000, 1000, 2]),
         max_rooms: pick(rng, &[2, 100, 100]),
         rooms_per_session_max: rng.usize(1..=rooms),
         body_bytes_max,
