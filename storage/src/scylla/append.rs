@@ -70,7 +70,7 @@ impl Engine {
         self.lease.hold(deadline).await?;
         (known.state.last_seq, known.state.last_id) = (last.seq, last.id);
         self.known.borrow_mut().set(&append.room, known);
-        let mark = Mark { seq: last.seq as i64, id: last.id as i64, time_ms: last.time_ms.max(1) as i64 };
+        let mark = Mark { seq: last.seq as i64, id: last.id as i64, expires_ms: self.expires_ms(last.id) };
         self.marks.borrow_mut().insert(append.room.clone(), mark);
         add(&self.figures.appends, 1);
         add(&self.figures.records, records.len() as u64);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::snowflake;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -29,16 +30,22 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 const MARK_EVERY: Duration = Duration::from_secs(10);
 /// How long closing tries to write marks and to release the lease.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The setting with the epoch of logs that were never written.
+/// The setting with the epoch of logs that were never written: the first relay chooses it.
 const EPOCH: &str = "epoch";
+/// The setting that is there once messages were not kept for ever.
+const EXPIRES: &str = "messages expire";
 
 /// The newest message of a log that was acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     pub seq: i64,
     pub id: i64,
-    pub time_ms: i64,
+    /// From when on it may have expired, milliseconds since 1970; [`GONE`] when nothing up to it need be there.
+    pub expires_ms: i64,
 }
+
+/// In place of the time when a mark's message expires.
+pub const GONE: i64 = 0;
 
 /// Everything the tasks on the driver's thread share.
 pub struct Engine {
@@ -48,7 +55,9 @@ pub struct Engine {
     /// Of logs that were never written.
     pub epoch: u64,
     /// How long messages are kept, seconds; 0 is for ever.
-    pub retention_s: u32,
+    retention_s: u32,
+    /// Some were not kept for ever at some time: the beginning of a log may be missing.
+    pub may_expire: bool,
     pub known: RefCell<States<Known>>,
     /// Slots in which this term may make logs.
     pub slots: RefCell<HashSet<u32>>,
@@ -93,6 +102,7 @@ impl Engine {
         let keeping = tokio::task::spawn_local(async move { kept.keep(&through).await });
         let mut engine = Self {
             retention_s: about.retention_s,
+            may_expire: about.retention_s > 0,
             options,
             link,
             lease,
@@ -106,7 +116,12 @@ impl Engine {
             figures,
             about,
         };
-        engine.epoch = engine.first_epoch().await?;
+        engine.epoch = engine.once(EPOCH, fastrand::u64(1..)).await?;
+        if engine.may_expire {
+            engine.once(EXPIRES, 1).await?;
+        } else {
+            engine.may_expire = engine.setting(EXPIRES).await?.is_some();
+        }
         let engine = Rc::new(engine);
         let marking = engine.clone();
         tokio::task::spawn_local(async move {
@@ -125,19 +140,26 @@ impl Engine {
         let _ = timeout(CLOSE_TIMEOUT, self.lease.release(&self.link.wired())).await;
     }
 
-    /// The epoch of logs that were never written: the first relay chooses it.
-    async fn first_epoch(&self) -> Result<u64, StoreError> {
-        if let Some(epoch) = self.setting(EPOCH).await? {
-            return Ok(epoch);
+    /// From when on a message with this id may have expired, milliseconds since 1970.
+    pub fn expires_ms(&self, id: u64) -> i64 {
+        match self.retention_s {
+            0 => i64::MAX,
+            seconds => (snowflake::time_ms(id) + u64::from(seconds) * 1000) as i64,
         }
-        let epoch = fastrand::u64(1..);
+    }
+
+    /// The value of a setting that never changes once it is there.
+    async fn once(&self, name: &str, value: u64) -> Result<u64, StoreError> {
+        if let Some(value) = self.setting(name).await? {
+            return Ok(value);
+        }
         self.link
             .until(Some(soon()), async |Wired { session, statements }| {
-                applied(session.execute_unpaged(&statements.first_setting, (EPOCH, epoch as i64)).await?)
+                applied(session.execute_unpaged(&statements.first_setting, (name, value as i64)).await?)
             })
             .await?;
-        let message = "the epoch was written but cannot be read".into();
-        self.setting(EPOCH).await?.ok_or(StoreError::Unavailable { message })
+        let message = format!("the setting {name:?} was written but cannot be read");
+        self.setting(name).await?.ok_or(StoreError::Unavailable { message })
     }
 
     async fn setting(&self, name: &str) -> Result<Option<u64>, StoreError> {

@@ -28,7 +28,8 @@ impl Engine {
         self.link
             .until(deadline, async |Wired { session, statements }| {
                 self.lease.hold(deadline).await?;
-                let values = (self.lease.timestamp(), mark.seq, mark.id, mark.time_ms, slot_of(room) as i32, &**room);
+                let values =
+                    (self.lease.timestamp(), mark.seq, mark.id, mark.expires_ms, slot_of(room) as i32, &**room);
                 session.execute_unpaged(&statements.mark, values).await?;
                 Ok(())
             })

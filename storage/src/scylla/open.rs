@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::engine::{Engine, Mark};
+use super::engine::{Engine, GONE, Mark};
 use super::lease::applied;
 use super::link::{Deadline, Failure, Wired};
 use super::{bucket, slot_of};
@@ -26,7 +26,7 @@ pub struct Known {
 struct Facts {
     epoch: u64,
     fenced: Option<i64>,
-    /// Seq 0 when nothing was marked yet; time 0 when what it names need not be there any more.
+    /// Seq 0 when nothing was marked yet.
     mark: Mark,
 }
 
@@ -53,36 +53,31 @@ impl Engine {
     }
 
     async fn open_made(&self, room: &Arc<str>, facts: Facts, deadline: Deadline) -> Result<LogState, StoreError> {
-        let Facts { mut epoch, fenced, mut mark } = facts;
+        let Facts { epoch, fenced, mark } = facts;
         let (last_seq, last_id) = self.find_end(room, bucket(mark.seq as u64), deadline).await?.unwrap_or((0, 0));
-        let mut state = LogState { epoch, last_seq, last_id };
+        let mut expires_ms = if last_id == mark.id as u64 { mark.expires_ms } else { self.expires_ms(last_id) };
+        // After a loss the mark's id is above that of the last message: a lost one had it.
+        let mut state = LogState { epoch, last_seq, last_id: last_id.max(mark.id as u64) };
         let mut is_fenced = fenced == Some(self.lease.term);
         if last_seq < mark.seq as u64 {
-            if mark.time_ms != 0 {
-                let is_expired = last_seq == 0 && self.is_expired(mark.time_ms as u64);
-                if !is_expired && !self.options.accept_loss {
-                    return Err(self.damaged(room, last_seq + 1, mark.seq as u64));
-                }
-                // Whoever has a position in what is gone must see that: the log goes on under another name.
-                epoch = self.new_epoch(room, deadline).await?;
-                is_fenced = false;
-                if !is_expired {
-                    mark.seq = last_seq as i64;
-                }
-                mark.time_ms = 0;
+            let is_expired = last_seq == 0 && mark.expires_ms <= (wall_ms() + CLOCKS_MS) as i64;
+            if !is_expired && !self.options.accept_loss {
+                return Err(self.damaged(room, last_seq + 1, mark.seq as u64));
             }
-            state = LogState { epoch, last_seq: mark.seq as u64, last_id: mark.id as u64 };
+            if is_expired {
+                state.last_seq = mark.seq as u64;
+            }
+            if mark.expires_ms != GONE {
+                // Whoever has a position in what is gone must see that: the log goes on under another name.
+                state.epoch = self.new_epoch(room, deadline).await?;
+                is_fenced = false;
+            }
+            expires_ms = GONE;
         }
         if !is_fenced {
-            let time_ms = if mark.time_ms == 0 { 0 } else { wall_ms() as i64 };
-            self.fence(room, state, time_ms, deadline).await?;
+            self.fence(room, state, expires_ms, deadline).await?;
         }
         Ok(state)
-    }
-
-    /// Messages of that time are older than they are kept.
-    fn is_expired(&self, time_ms: u64) -> bool {
-        self.retention_s > 0 && time_ms + u64::from(self.retention_s) * 1000 <= wall_ms() + CLOCKS_MS
     }
 
     pub fn damaged(&self, room: &str, from: u64, to: u64) -> StoreError {
@@ -121,13 +116,13 @@ impl Engine {
             .until(deadline, async |Wired { session, statements }| {
                 let result = session.execute_unpaged(&statements.facts, key).await?;
                 let rows = result.into_rows_result().map_err(Failure::new)?;
-                let Some((Some(epoch), fenced, seq, id, time_ms)) =
+                let Some((Some(epoch), fenced, seq, id, expires_ms)) =
                     rows.maybe_first_row::<Row>().map_err(Failure::new)?
                 else {
                     return Ok(None);
                 };
-                let [seq, id, time_ms] = [seq, id, time_ms].map(|number| number.unwrap_or(0));
-                Ok(Some(Facts { epoch: epoch as u64, fenced, mark: Mark { seq, id, time_ms } }))
+                let [seq, id, expires_ms] = [seq, id, expires_ms].map(|number| number.unwrap_or(0));
+                Ok(Some(Facts { epoch: epoch as u64, fenced, mark: Mark { seq, id, expires_ms } }))
             })
             .await
     }
@@ -161,13 +156,13 @@ impl Engine {
     }
 
     /// Shadows what a former owner's requests may still bring behind the end, and notes that this was done.
-    async fn fence(&self, room: &str, state: LogState, time_ms: i64, deadline: Deadline) -> Result<(), StoreError> {
+    async fn fence(&self, room: &str, state: LogState, expires_ms: i64, deadline: Deadline) -> Result<(), StoreError> {
         let key = slot_of(room) as i32;
         self.shadow(room, state, deadline).await?;
         self.link
             .until(deadline, async |Wired { session, statements }| {
                 let (timestamp, term) = (self.lease.timestamp(), self.lease.term);
-                let values = (timestamp, term, state.last_seq as i64, state.last_id as i64, time_ms, key, room);
+                let values = (timestamp, term, state.last_seq as i64, state.last_id as i64, expires_ms, key, room);
                 session.execute_unpaged(&statements.fence, values).await?;
                 Ok(())
             })
@@ -210,7 +205,7 @@ impl Engine {
         if !is_applied {
             return Err(StoreError::Unavailable { message: "a log could not be made".into() });
         }
-        self.fence(room, LogState { epoch, last_seq: 0, last_id: 0 }, 0, deadline).await
+        self.fence(room, LogState { epoch, last_seq: 0, last_id: 0 }, GONE, deadline).await
     }
 
     async fn new_epoch(&self, room: &str, deadline: Deadline) -> Result<u64, StoreError> {

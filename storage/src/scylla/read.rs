@@ -146,7 +146,7 @@ impl Engine {
     /// Only what has expired may be missing, and that only at the beginning.
     fn check_dense(&self, room: &str, records: &[Record], first: u64, last: u64) -> Result<(), StoreError> {
         let begins = records.first().map_or(last + 1, |record| record.seq);
-        if begins > first && self.retention_s == 0 {
+        if begins > first && !self.may_expire {
             return Err(self.damaged(room, first, begins - 1));
         }
         let mut expected = begins;

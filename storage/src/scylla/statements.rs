@@ -89,7 +89,7 @@ impl Statements {
             ))
             .await?,
             facts: plain(format!(
-                "SELECT epoch, fenced, seq, id, time_ms FROM {k}.logs WHERE slot = ? AND room = ?"
+                "SELECT epoch, fenced, seq, id, expires_ms FROM {k}.logs WHERE slot = ? AND room = ?"
             ))
             .await?,
             slot_term: serial_read(format!("SELECT DISTINCT slot, term FROM {k}.logs WHERE slot = ?")).await?,
@@ -102,11 +102,11 @@ impl Statements {
             new_epoch: agreed(format!("UPDATE {k}.logs SET epoch = ? WHERE slot = ? AND room = ? IF term = ?"))
                 .await?,
             fence: plain(format!(
-                "UPDATE {k}.logs USING TIMESTAMP ? SET fenced = ?, seq = ?, id = ?, time_ms = ? WHERE slot = ? AND room = ?"
+                "UPDATE {k}.logs USING TIMESTAMP ? SET fenced = ?, seq = ?, id = ?, expires_ms = ? WHERE slot = ? AND room = ?"
             ))
             .await?,
             mark: plain(format!(
-                "UPDATE {k}.logs USING TIMESTAMP ? SET seq = ?, id = ?, time_ms = ? WHERE slot = ? AND room = ?"
+                "UPDATE {k}.logs USING TIMESTAMP ? SET seq = ?, id = ?, expires_ms = ? WHERE slot = ? AND room = ?"
             ))
             .await?,
             rooms: plain(format!("SELECT room FROM {k}.logs WHERE slot = ? LIMIT ?")).await?,
