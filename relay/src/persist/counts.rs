@@ -77,7 +77,11 @@ impl Counts {
             counter("relay_persist_appends_total", "Appends that are durable.", &self.appends),
             counter("relay_persist_records_total", "Messages that are durable.", &self.records),
             counter("relay_persist_reads_total", "Opens and reads of logs that were tried.", &self.reads),
-            counter("relay_persist_reads_refused_total", "Opens and reads that waited too long to be tried.", &self.refused),
+            counter(
+                "relay_persist_reads_refused_total",
+                "Opens and reads that waited too long to be tried.",
+                &self.refused,
+            ),
             counter("relay_persist_errors_total", "Attempts to write or read that failed.", &self.errors),
         ]
     }
