@@ -13,6 +13,7 @@ mod shim;
 mod crash;
 mod faults;
 mod lease;
+mod loss;
 mod recipe;
 mod schema;
 mod sharding;
