@@ -66,6 +66,10 @@ sim seed: _toolchain
 sim-many count first="1": _toolchain
     SIM_SEEDS="$1" SIM_FIRST="$2" cargo test -p relay --locked --test simulation -- simulation_holds
 
+# A CQL server to try things on, one throw-away Cassandra node: start, stop, kill, status or clean
+cql action port="9042":
+    @conformance/cql/cassandra "$1" "$2"
+
 # RFC 6455 and permessage-deflate by the Autobahn suite, the 282 cases of CI
 conformance: _relay
     @set -f; conformance/autobahn/run target/debug/relay {{ autobahn_ci }}
