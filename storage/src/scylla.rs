@@ -37,7 +37,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use flume::{Receiver, Sender};
-use scylla::policies::address_translator::AddressTranslator;
 use tokio::runtime;
 use tokio::task::LocalSet;
 use tokio::time::{Duration, sleep};
@@ -67,9 +66,6 @@ pub struct Options {
     pub accept_loss: bool,
     /// Takes lines about trouble with the database and its end.
     pub log: Arc<dyn Fn(&str) + Send + Sync>,
-    /// Where the driver finds a node whose address is known (for proxies between it and the node).
-    #[doc(hidden)]
-    pub address_translator: Option<Arc<dyn AddressTranslator>>,
 }
 
 impl Options {
@@ -82,7 +78,6 @@ impl Options {
             retention_s: None,
             accept_loss: false,
             log: Arc::new(|line| eprintln!("relay: storage: {line}")),
-            address_translator: None,
         }
     }
 }

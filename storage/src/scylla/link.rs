@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use scylla::client::PoolSize;
@@ -127,9 +126,6 @@ pub async fn connect(options: &Options) -> Result<Session, Failure> {
         .default_execution_profile_handle(profile.into_handle());
     if let Some((user, password)) = &address.login {
         builder = builder.user(user, password);
-    }
-    if let Some(translator) = &options.address_translator {
-        builder = builder.address_translator(Arc::clone(translator));
     }
     // Its CQL extension is ScyllaDB's alone, and the client's limit does the same.
     builder.config.metadata_request_serverside_timeout = None;
