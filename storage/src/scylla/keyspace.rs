@@ -1,11 +1,12 @@
 //! The keyspace as it is found: made, brought up to date, or refused; and what there is to say of it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::serialize::row::SerializeRow;
+use scylla::statement::unprepared::Statement;
 
 use super::Options;
 use super::link::Failure;
@@ -14,6 +15,9 @@ use crate::StoreError;
 
 /// Fewer copies than this, and an ack is only as durable as one node's commit log.
 const SAFE_COPIES: u32 = 3;
+
+/// How long one step of the schema may take.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Makes the keyspace and its tables where they are missing, and refuses a schema that this version does not know.
 pub async fn prepare(session: &Session, options: &Options) -> Result<(), StoreError> {
@@ -113,8 +117,15 @@ async fn retention(session: &Session, options: &Options) -> Result<u32, StoreErr
     Ok(rows.first().map_or(0, |&(seconds,)| seconds as u32))
 }
 
+/// A statement that may take longer than those of every day: all nodes have to learn of a new table.
+fn patient(text: &str) -> Statement {
+    let mut statement = Statement::new(text);
+    statement.set_request_timeout(Some(SCHEMA_TIMEOUT));
+    statement
+}
+
 async fn run(session: &Session, options: &Options, statement: String) -> Result<(), StoreError> {
-    let outcome = session.query_unpaged(statement.as_str(), ()).await;
+    let outcome = session.query_unpaged(patient(&statement), ()).await;
     outcome.map(drop).map_err(|error| StoreError::Unusable {
         store: options.address.to_string(),
         message: format!("{error} (while running: {statement})"),
@@ -131,7 +142,7 @@ where
     R: for<'f, 'm> DeserializeRow<'f, 'm>,
 {
     let rows = async {
-        let result = session.query_unpaged(query.as_str(), values).await.map_err(Failure::from)?;
+        let result = session.query_unpaged(patient(&query), values).await.map_err(Failure::from)?;
         let rows = result.into_rows_result().map_err(Failure::new)?;
         rows.rows::<R>().map_err(Failure::new)?.collect::<Result<Vec<R>, _>>().map_err(Failure::new)
     };
