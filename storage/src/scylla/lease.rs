@@ -225,10 +225,13 @@ impl Lease {
     /// Lets the next relay begin without waiting. Nothing may be acked from here on, and nothing renews it any more.
     pub async fn release(&self, wired: &Wired) {
         self.expires.set(Duration::ZERO);
+        // Nothing is written with a later timestamp either, so the next term need not begin ahead of the clock.
+        self.until.set(self.last.get());
         // Where it fails, the next one waits. The last renewal may have been carried out unheard, so the row is asked.
         let Ok(Some(stored)) = read(wired).await else { return };
         if stored.term == self.term {
-            let values = (self.term, stored.until, RELEASED, self.holder.as_str(), SCOPE, self.term, stored.renewals);
+            let until = self.until.get();
+            let values = (self.term, until, RELEASED, self.holder.as_str(), SCOPE, self.term, stored.renewals);
             let _ = wired.session.execute_unpaged(&wired.statements.take_lease, values).await;
         }
     }
