@@ -15,8 +15,9 @@ use crate::StoreError;
 const ROWS: &str = "rows";
 /// Records of a log lie together, so larger blocks compress better and a page of history is one or two of them.
 const BLOCK_BYTES: u32 = 16 << 10;
-/// One flushes while the other compacts; with one alone a long compaction would hold up flushes, and they the appends.
-const WORKERS: usize = 2;
+/// The first only flushes, and hands compactions back until another takes them: with one other that merges for long it
+/// spins, so there are two. With one worker alone a long compaction would hold up flushes, and they the appends.
+const WORKERS: usize = 3;
 /// The least fjall allows. Journals go as soon as their records are in tables; this is where it begins to hurry.
 const JOURNALS_BYTES_MAX: u64 = 64 << 20;
 const TABLE_FILES_OPEN_MAX: usize = 256;
