@@ -2,6 +2,12 @@
 
 use crate::{Append, LogState, StoreError};
 
+/// The seqs that an append has in common with a log that ends at `last_seq`; None unless it repeats something.
+pub(crate) fn repeated(append: &Append, last_seq: u64) -> Option<(u64, u64)> {
+    let (first, last) = (append.records.first()?.seq, append.records.last()?.seq);
+    (first > 0 && first <= last_seq && first <= last).then_some((first, last.min(last_seq)))
+}
+
 /// How many leading records of `append` are already stored. The rest, possibly none, directly continues the log.
 ///
 /// `id_at` names the id of a stored record by its seq; it is asked only for a repeat.

@@ -21,7 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::OwnedWriteBatch;
 
-use crate::continuation::already_stored;
+use crate::continuation::{already_stored, repeated};
+use crate::seqs::{block, is_block_start};
 use crate::states::States;
 use crate::{Append, LogState, Record, Store, StoreError};
 use error::{from_fjall, from_io};
@@ -225,8 +226,8 @@ impl Engine {
             batch.insert(&self.tree.rows, keys.facts(), facts.encode());
         }
         for record in &append.records[skip..] {
-            if layout::block_start(record.seq) == record.seq && record.seq > 1 {
-                batch.insert(&self.tree.rows, keys.sparse(layout::block(record.seq)), record.id.to_be_bytes());
+            if is_block_start(record.seq) {
+                batch.insert(&self.tree.rows, keys.sparse(block(record.seq)), record.id.to_be_bytes());
             }
             bytes.clear();
             record.encode(bytes);
@@ -238,14 +239,8 @@ impl Engine {
 
     /// The stored ids from the append's first seq on, as far as both go; empty unless it repeats something.
     fn stored_ids(&self, dir: &Path, append: &Append, state: LogState) -> Result<Vec<u64>, StoreError> {
-        let (Some(first), Some(last)) = (append.records.first(), append.records.last()) else {
-            return Ok(Vec::new());
-        };
-        if first.seq == 0 || first.seq > state.last_seq || last.seq < first.seq {
-            return Ok(Vec::new());
-        }
-        let last = last.seq.min(state.last_seq);
-        let records = Log::now(dir, &self.tree, &append.room)?.range(first.seq, last, state.last_seq)?;
+        let Some((first, last)) = repeated(append, state.last_seq) else { return Ok(Vec::new()) };
+        let records = Log::now(dir, &self.tree, &append.room)?.range(first, last, state.last_seq)?;
         Ok(records.iter().map(|record| record.id).collect())
     }
 }

@@ -12,6 +12,7 @@ pub mod faulty;
 pub mod memory;
 pub mod record;
 pub mod scylla;
+mod seqs;
 mod slot;
 mod states;
 pub mod store;

@@ -39,17 +39,11 @@ use std::thread::{self, JoinHandle};
 use flume::{Receiver, Sender};
 use tokio::runtime;
 use tokio::task::LocalSet;
-use tokio::time::{Duration, sleep};
 
 pub use self::address::{Address, Replication};
 use self::engine::{Engine, soon};
 use self::figures::add;
-use crate::{Append, Concurrent, Done, LogState, Metric, Record, Store, StoreError, room_slot};
-
-const BLOCK_SHIFT: u32 = 10;
-const BUCKET_SHIFT: u32 = 16;
-/// Between two tries of an append that failed as a whole.
-const APPEND_AGAIN: Duration = Duration::from_millis(500);
+use crate::{Append, Concurrent, Done, LogState, Metric, Record, Store, StoreError};
 
 /// How a [`ScyllaStore`] is opened.
 #[derive(Clone)]
@@ -225,7 +219,7 @@ impl Concurrent for ScyllaStore {
         // When the store is closed it is not told, and nobody needs to hear it any more.
         let _ = self.post(|engine| async move {
             add(&engine.figures.in_flight, 1);
-            let outcome = submitted(&engine, &append).await;
+            let outcome = engine.append(&append, None).await;
             engine.figures.in_flight.set(engine.figures.in_flight.get() - 1);
             done(outcome);
         });
@@ -233,16 +227,6 @@ impl Concurrent for ScyllaStore {
 
     fn on_lost(&self, told: Box<dyn FnOnce(StoreError) + Send>) {
         let _ = self.post(|engine| async move { engine.lease.on_lost(told) });
-    }
-}
-
-/// Appends until it is durable, or certain that it never will be.
-async fn submitted(engine: &Engine, append: &Append) -> Result<(), StoreError> {
-    loop {
-        match engine.append(append, None).await {
-            Err(StoreError::Unavailable { .. }) => sleep(APPEND_AGAIN).await,
-            outcome => return outcome,
-        }
     }
 }
 
@@ -262,28 +246,4 @@ async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     })
     .await;
     outcomes.into_iter().flatten().collect()
-}
-
-fn slot_of(room: &str) -> u32 {
-    room_slot(room)
-}
-
-/// The partition of a seq.
-fn bucket(seq: u64) -> u64 {
-    seq >> BUCKET_SHIFT
-}
-
-/// The index block of a seq.
-fn block(seq: u64) -> u64 {
-    seq >> BLOCK_SHIFT
-}
-
-/// The first seq of a seq's block.
-fn block_start(seq: u64) -> u64 {
-    (block(seq) << BLOCK_SHIFT).max(1)
-}
-
-/// A block, other than a log's first, begins with this seq.
-fn is_block_start(seq: u64) -> bool {
-    seq > 1 && block_start(seq) == seq
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use super::{CALL_RECORDS, CopyError, PAGE_ROOMS, in_parallel};
+use crate::seqs::BLOCK;
 use crate::{Append, Store};
 
-/// Engines find a message by the row of every 1,024th: pieces that end before one are found at once.
-const BLOCK: u64 = 1024;
 /// Fewer open rooms are not enough to fill a call with blocks.
 const OPEN_MIN: usize = (CALL_RECORDS / BLOCK) as usize;
 

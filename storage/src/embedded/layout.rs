@@ -11,6 +11,7 @@
 //! room's rows lie between another's. bucket = seq >> 16 in six bytes, all others take eight.
 
 use crate::StoreError;
+use crate::seqs::bucket;
 
 /// Longest room name, bytes: a key must stay under fjall's 65,536.
 pub const ROOM_BYTES_MAX: usize = 32 << 10;
@@ -23,19 +24,6 @@ pub const FORMAT: &[u8] = b"mformat";
 pub const EPOCH: &[u8] = b"mepoch";
 /// Setting: up to which time ids are reserved, milliseconds since 1970.
 pub const RESERVED: &[u8] = b"mreserved";
-
-const BLOCK_SHIFT: u32 = 10;
-const BUCKET_SHIFT: u32 = 16;
-
-/// The index block of a seq.
-pub fn block(seq: u64) -> u64 {
-    seq >> BLOCK_SHIFT
-}
-
-/// The first seq of a seq's block.
-pub fn block_start(seq: u64) -> u64 {
-    (block(seq) << BLOCK_SHIFT).max(1)
-}
 
 /// What the first append of a log fixed, and what a loss left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +106,7 @@ impl Keys {
 
     pub fn record(&mut self, seq: u64, id: u64) -> &[u8] {
         let mut tail = [0; 14];
-        tail[..6].copy_from_slice(&(seq >> BUCKET_SHIFT).to_be_bytes()[2..]);
+        tail[..6].copy_from_slice(&bucket(seq).to_be_bytes()[2..]);
         tail[6..].copy_from_slice(&id.to_be_bytes());
         self.build(b'r', &tail)
     }

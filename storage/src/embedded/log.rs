@@ -5,8 +5,9 @@ use std::path::Path;
 use fjall::{Readable, Snapshot, UserValue};
 
 use super::error::{from_fjall, unreadable};
-use super::layout::{self, Facts, Keys};
+use super::layout::{Facts, Keys};
 use super::tree::Tree;
+use crate::seqs::{block, block_start, first_hole, is_nearer_end};
 use crate::{LogState, Record, StoreError};
 
 /// A log at the moment this value was made; appends after it are not seen.
@@ -70,7 +71,7 @@ impl<'a> Log<'a> {
     /// [`StoreError::Damaged`] for the first hole.
     pub fn range(&mut self, first: u64, last: u64, head: u64) -> Result<Vec<Record>, StoreError> {
         let count = usize::try_from(last - first + 1).expect("a range that fits in memory");
-        let from_end = head.saturating_sub(last) < first - layout::block_start(first);
+        let from_end = is_nearer_end(first, last, head);
         let mut records = Vec::with_capacity(count);
         if from_end {
             let (start, end) = (self.keys.records_start(), self.keys.records_end());
@@ -87,7 +88,7 @@ impl<'a> Log<'a> {
         } else {
             let start = self.block_key(first)?;
             let end = self.keys.records_end();
-            let skip = usize::try_from(first - layout::block_start(first)).expect("less than a block");
+            let skip = usize::try_from(first - block_start(first)).expect("less than a block");
             for row in self.snapshot.range(&self.tree.rows, start..end).skip(skip).take(count) {
                 records.push(self.decode_row(row)?);
             }
@@ -99,7 +100,7 @@ impl<'a> Log<'a> {
     /// Whether the records from the start of the block of `seq` (of the whole log, when `thorough`) up to the record
     /// `seq`, `id` are all there, and how many they are.
     pub fn is_dense_up_to(&mut self, seq: u64, id: u64, thorough: bool) -> Result<(bool, u64), StoreError> {
-        let first = if thorough { 1 } else { layout::block_start(seq) };
+        let first = if thorough { 1 } else { block_start(seq) };
         let Ok(start) = self.block_key(first) else {
             return Ok((false, 0));
         };
@@ -130,26 +131,20 @@ impl<'a> Log<'a> {
     }
 
     fn check_dense(&self, records: &[Record], first: u64, last: u64) -> Result<(), StoreError> {
-        let mut expected = first;
-        for record in records {
-            if record.seq != expected {
-                return Err(self.missing(expected, record.seq.max(expected + 1) - 1));
-            }
-            expected += 1;
-        }
-        if expected <= last { Err(self.missing(expected, last)) } else { Ok(()) }
+        let hole = first_hole(records, first, last);
+        hole.map_or(Ok(()), |(from, to)| Err(self.missing(from, to)))
     }
 
     /// The key of the first record of the block of `seq`, or one just before it.
     fn block_key(&mut self, seq: u64) -> Result<Vec<u8>, StoreError> {
-        let block = layout::block(seq);
-        if block == 0 {
+        let number = block(seq);
+        if number == 0 {
             return Ok(self.keys.records_start());
         }
-        let key = self.keys.sparse(block);
+        let key = self.keys.sparse(number);
         let row = self.snapshot.get(&self.tree.rows, key).map_err(|error| from_fjall(self.dir, error))?;
         let id = row.and_then(|row| row.as_ref().try_into().ok()).map(u64::from_be_bytes);
-        let id = id.ok_or_else(|| self.damaged_row(&format!("the index of message {}", layout::block_start(seq))))?;
+        let id = id.ok_or_else(|| self.damaged_row(&format!("the index of message {}", block_start(seq))))?;
         Ok(self.keys.record(seq, id).to_vec())
     }
 

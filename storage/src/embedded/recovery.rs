@@ -13,6 +13,7 @@ use super::mark::{Mark, MarkMap};
 use super::marks::{self, Marks};
 use super::tree::Tree;
 use crate::StoreError;
+use crate::seqs::{block, block_start};
 
 /// Start-up looks for holes in at most so many rows; every read looks for them again.
 const DENSITY_ROWS_MAX: u64 = 2_000_000;
@@ -168,8 +169,8 @@ fn accept(dir: &Path, tree: &Tree, marks: &mut MarkMap, losses: &[Loss]) -> Resu
         let mut keys = Keys::of(room)?;
         for (key, seq) in behind {
             batch.remove(&tree.rows, key);
-            if layout::block_start(seq) == seq {
-                batch.remove(&tree.rows, keys.sparse(layout::block(seq)));
+            if block_start(seq) == seq {
+                batch.remove(&tree.rows, keys.sparse(block(seq)));
             }
         }
         let facts = Facts {

@@ -7,8 +7,8 @@ use super::engine::{Engine, Mark};
 use super::figures::add;
 use super::link::{Deadline, Wired};
 use super::statements::BATCH_ROWS_MAX;
-use super::{block, bucket, is_block_start};
-use crate::continuation::already_stored;
+use crate::continuation::{already_stored, repeated};
+use crate::seqs::{block, bucket, is_block_start};
 use crate::{Append, LogState, Record, StoreError};
 
 /// Bytes of one batch: Cassandra refuses more than 50 KiB as it comes, ScyllaDB more than 1 MiB. A larger record goes alone.
@@ -79,17 +79,12 @@ impl Engine {
 
     /// How many leading records of an append are stored already.
     pub async fn stored(&self, append: &Append, state: LogState, deadline: Deadline) -> Result<usize, StoreError> {
-        let mut ids = Vec::new();
-        let first = append.records.first().map_or(0, |first| first.seq);
-        if let Some(last) = append.records.last()
-            && first > 0
-            && first <= state.last_seq
-            && first <= last.seq
-        {
-            let records = self.range(&append.room, first, last.seq.min(state.last_seq), state, deadline).await?;
-            ids.extend(records.iter().map(|record| (record.seq, record.id)));
-        }
-        already_stored(append, state, |seq| Ok(ids.iter().find(|(at, _)| *at == seq).map(|(_, id)| *id)))
+        let records = match repeated(append, state.last_seq) {
+            Some((first, last)) => self.range(&append.room, first, last, state, deadline).await?,
+            None => Vec::new(),
+        };
+        let id_at = |seq| records.iter().find(|record| record.seq == seq).map(|record| record.id);
+        already_stored(append, state, |seq| Ok(id_at(seq)))
     }
 
     async fn write(&self, room: &str, part: &Part, deadline: Deadline) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Options;
 use super::figures::Figures;
 use super::keyspace;
-use super::lease::{Lease, applied};
+use super::lease::Lease;
 use super::link::{Failure, Link, Wired, connect};
 use super::open::Known;
 use crate::states::States;
@@ -54,8 +54,6 @@ pub struct Engine {
     pub lease: Rc<Lease>,
     /// Of logs that were never written.
     pub epoch: u64,
-    /// How long messages are kept, seconds; 0 is for ever.
-    retention_s: u32,
     /// Some were not kept for ever at some time: the beginning of a log may be missing.
     pub may_expire: bool,
     pub known: RefCell<States<Known>>,
@@ -101,7 +99,6 @@ impl Engine {
         let (kept, through) = (lease.clone(), link.clone());
         let keeping = tokio::task::spawn_local(async move { kept.keep(&through).await });
         let mut engine = Self {
-            retention_s: about.retention_s,
             may_expire: about.retention_s > 0,
             options,
             link,
@@ -142,7 +139,7 @@ impl Engine {
 
     /// From when on a message with this id may have expired, milliseconds since 1970.
     pub fn expires_ms(&self, id: u64) -> i64 {
-        match self.retention_s {
+        match self.about.retention_s {
             0 => i64::MAX,
             seconds => (snowflake::time_ms(id) + u64::from(seconds) * 1000) as i64,
         }
@@ -154,8 +151,8 @@ impl Engine {
             return Ok(value);
         }
         self.link
-            .until(Some(soon()), async |Wired { session, statements }| {
-                applied(session.execute_unpaged(&statements.first_setting, (name, value as i64)).await?)
+            .until(Some(soon()), async |wired| {
+                wired.applies(&wired.statements.first_setting, (name, value as i64)).await
             })
             .await?;
         let message = format!("the setting {name:?} was written but cannot be read");
@@ -164,10 +161,8 @@ impl Engine {
 
     async fn setting(&self, name: &str) -> Result<Option<u64>, StoreError> {
         self.link
-            .until(Some(soon()), async |Wired { session, statements }| {
-                let result = session.execute_unpaged(&statements.setting, (name,)).await?;
-                let rows = result.into_rows_result().map_err(Failure::new)?;
-                let row = rows.maybe_first_row::<(i64,)>().map_err(Failure::new)?;
+            .until(Some(soon()), async |wired| {
+                let row = wired.row::<(i64,)>(&wired.statements.setting, (name,)).await?;
                 Ok(row.map(|(value,)| value as u64))
             })
             .await
@@ -195,10 +190,9 @@ impl Engine {
         let (name, deadline) = (self.reserved_name(), Some(soon()));
         self.lease.hold(deadline).await?;
         self.link
-            .until(deadline, async |Wired { session, statements }| {
+            .until(deadline, async |wired| {
                 let values = (&name, until_ms as i64, self.lease.timestamp());
-                session.execute_unpaged(&statements.set_setting, values).await?;
-                Ok(())
+                wired.run(&wired.statements.set_setting, values).await
             })
             .await?;
         self.lease.hold(deadline).await?;

@@ -10,8 +10,6 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
-use scylla::response::query_result::QueryResult;
-use scylla::value::{CqlValue, Row};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -111,16 +109,14 @@ impl Lease {
     }
 
     async fn take(&self, wired: &Wired, stored: Option<&Stored>) -> Result<bool, Failure> {
-        let Wired { session, statements } = wired;
         let (term, until, holder) = (self.term, self.until.get(), self.holder.as_str());
-        let result = match stored {
-            None => session.execute_unpaged(&statements.first_lease, (SCOPE, term, until, 0_i64, holder)).await,
+        match stored {
+            None => wired.applies(&wired.statements.first_lease, (SCOPE, term, until, 0_i64, holder)).await,
             Some(stored) => {
                 let values = (term, until, 0_i64, holder, SCOPE, stored.term, stored.renewals);
-                session.execute_unpaged(&statements.take_lease, values).await
+                wired.applies(&wired.statements.take_lease, values).await
             }
-        };
-        applied(result?)
+        }
     }
 
     /// Renews the lease until it is lost; never returns before.
@@ -145,7 +141,7 @@ impl Lease {
         let until = self.until.get().max(wall_us().max(self.last.get()) + 2 * LEASE.as_micros() as i64);
         let (old, new) = (self.renewals.get(), self.renewals.get() + 1);
         let values = (until, new, SCOPE, self.term, old);
-        if applied(wired.session.execute_unpaged(&wired.statements.renew_lease, values).await?)? {
+        if wired.applies(&wired.statements.renew_lease, values).await? {
             self.until.set(until);
             self.renewals.set(new);
             self.expires.set(began + LEASE);
@@ -232,26 +228,14 @@ impl Lease {
         if stored.term == self.term {
             let until = self.until.get();
             let values = (self.term, until, RELEASED, self.holder.as_str(), SCOPE, self.term, stored.renewals);
-            let _ = wired.session.execute_unpaged(&wired.statements.take_lease, values).await;
+            let _ = wired.run(&wired.statements.take_lease, values).await;
         }
     }
 }
 
 async fn read(wired: &Wired) -> Result<Option<Stored>, Failure> {
-    let result = wired.session.execute_unpaged(&wired.statements.lease, (SCOPE,)).await?;
-    let rows = result.into_rows_result().map_err(Failure::new)?;
-    let row = rows.maybe_first_row::<(i64, i64, i64, String)>().map_err(Failure::new)?;
+    let row = wired.row::<(i64, i64, i64, String)>(&wired.statements.lease, (SCOPE,)).await?;
     Ok(row.map(|(term, until, renewals, holder)| Stored { term, until, renewals, holder: Holder::stored(holder) }))
-}
-
-/// Whether the condition of a lightweight transaction held: its result's first column.
-pub fn applied(result: QueryResult) -> Result<bool, Failure> {
-    let rows = result.into_rows_result().map_err(Failure::new)?;
-    let row = rows.first_row::<Row>().map_err(Failure::new)?;
-    match row.columns.first() {
-        Some(Some(CqlValue::Boolean(applied))) => Ok(*applied),
-        _ => Err(Failure::new("a lightweight transaction did not say whether it was applied")),
-    }
 }
 
 /// Time since boot, while suspended too.
@@ -260,6 +244,7 @@ fn boottime() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-fn wall_us() -> i64 {
+/// Microseconds since 1970.
+pub fn wall_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }

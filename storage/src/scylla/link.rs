@@ -9,9 +9,14 @@ use scylla::client::PoolSize;
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{ExecutionError, RequestAttemptError};
 use scylla::policies::load_balancing::DefaultPolicy;
+use scylla::response::query_result::QueryRowsResult;
+use scylla::serialize::row::SerializeRow;
 use scylla::statement::Consistency;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::value::{CqlValue, Row};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -140,6 +145,36 @@ impl Wired {
     pub async fn new(session: Session, keyspace: &str) -> Result<Self, Failure> {
         let statements = Statements::prepare(&session, keyspace).await.map_err(Failure::new)?;
         Ok(Self { session, statements })
+    }
+
+    /// Carries out a statement that answers with nothing.
+    pub async fn run(&self, statement: &PreparedStatement, values: impl SerializeRow) -> Result<(), Failure> {
+        Ok(self.session.execute_unpaged(statement, values).await.map(drop)?)
+    }
+
+    /// The rows that a statement answers with.
+    pub async fn rows(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<QueryRowsResult, Failure> {
+        self.session.execute_unpaged(statement, values).await?.into_rows_result().map_err(Failure::new)
+    }
+
+    /// The first row that a statement answers with, if there is one.
+    pub async fn row<R>(&self, statement: &PreparedStatement, values: impl SerializeRow) -> Result<Option<R>, Failure>
+    where
+        R: for<'a> DeserializeRow<'a, 'a>,
+    {
+        self.rows(statement, values).await?.maybe_first_row().map_err(Failure::new)
+    }
+
+    /// Carries out a lightweight transaction; whether its condition held, which its first column says.
+    pub async fn applies(&self, statement: &PreparedStatement, values: impl SerializeRow) -> Result<bool, Failure> {
+        match self.row::<Row>(statement, values).await?.as_ref().and_then(|row| row.columns.first()) {
+            Some(Some(CqlValue::Boolean(applies))) => Ok(*applies),
+            _ => Err(Failure::new("a lightweight transaction did not say whether it was applied")),
+        }
     }
 }
 

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::engine::{Engine, Mark};
-use super::link::{Deadline, Wired};
-use super::slot_of;
-use crate::StoreError;
+use super::link::Deadline;
+use crate::{StoreError, room_slot};
 
 /// Marks that are written at once.
 const AT_ONCE: usize = 32;
@@ -26,12 +25,11 @@ impl Engine {
 
     async fn write_mark(&self, room: &Arc<str>, mark: Mark, deadline: Deadline) -> Result<(), StoreError> {
         self.link
-            .until(deadline, async |Wired { session, statements }| {
+            .until(deadline, async |wired| {
                 self.lease.hold(deadline).await?;
                 let values =
-                    (self.lease.timestamp(), mark.seq, mark.id, mark.expires_ms, slot_of(room) as i32, &**room);
-                session.execute_unpaged(&statements.mark, values).await?;
-                Ok(())
+                    (self.lease.timestamp(), mark.seq, mark.id, mark.expires_ms, room_slot(room) as i32, &**room);
+                wired.run(&wired.statements.mark, values).await
             })
             .await
     }

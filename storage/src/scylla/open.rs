@@ -1,18 +1,21 @@
 //! Opening a log: its facts, its end, and the fence behind it.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::prepared::PreparedStatement;
 
 use super::engine::{Engine, GONE, Mark};
-use super::lease::applied;
-use super::link::{Deadline, Failure, Wired};
-use super::{bucket, slot_of};
-use crate::{LogState, StoreError};
+use super::lease::wall_us;
+use super::link::{Deadline, Failure};
+use super::statements::Statements;
+use crate::seqs::bucket;
+use crate::{LogState, StoreError, room_slot};
 
 /// Records behind a log's end that a former owner may have had under way: one append's.
 const LATE_RECORDS_MAX: u64 = 1024;
 /// Clocks of this process and of the database may differ by so much, milliseconds.
-const CLOCKS_MS: u64 = 60_000;
+const CLOCKS_MS: i64 = 60_000;
 
 /// What is known of a log while it is in use.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +40,7 @@ impl Engine {
             return Ok(known);
         }
         self.lease.hold(deadline).await?;
-        self.take_slot(slot_of(room), deadline).await?;
+        self.take_slot(room_slot(room), deadline).await?;
         let facts = self.facts(room, deadline).await?;
         let known = match facts {
             None => Known { state: LogState { epoch: self.epoch, last_seq: 0, last_id: 0 }, is_made: false },
@@ -60,7 +63,7 @@ impl Engine {
         let mut state = LogState { epoch, last_seq, last_id: last_id.max(mark.id as u64) };
         let mut is_fenced = fenced == Some(self.lease.term);
         if last_seq < mark.seq as u64 {
-            let is_expired = last_seq == 0 && mark.expires_ms <= (wall_ms() + CLOCKS_MS) as i64;
+            let is_expired = last_seq == 0 && mark.expires_ms <= wall_us() / 1000 + CLOCKS_MS;
             if !is_expired && !self.options.accept_loss {
                 return Err(self.damaged(room, last_seq + 1, mark.seq as u64));
             }
@@ -92,17 +95,15 @@ impl Engine {
         }
         let (term, key) = (self.lease.term, slot as i32);
         self.link
-            .until(deadline, async |Wired { session, statements }| {
-                let result = session.execute_unpaged(&statements.slot_term, (key,)).await?;
-                let rows = result.into_rows_result().map_err(Failure::new)?;
-                let row = rows.maybe_first_row::<(i32, Option<i64>)>().map_err(Failure::new)?;
+            .until(deadline, async |wired| {
+                let row = wired.row::<(i32, Option<i64>)>(&wired.statements.slot_term, (key,)).await?;
                 let stored = row.and_then(|(_, term)| term);
                 if stored.is_some_and(|stored| stored >= term) {
                     // Ours from an earlier try; a later one shows as a lost lease.
                     return Ok(());
                 }
-                let result = session.execute_unpaged(&statements.take_slot, (term, key, stored)).await?;
-                if applied(result)? { Ok(()) } else { Err(Failure::new("the slot changed its owner meanwhile")) }
+                let applies = wired.applies(&wired.statements.take_slot, (term, key, stored)).await?;
+                if applies { Ok(()) } else { Err(Failure::new("the slot changed its owner meanwhile")) }
             })
             .await?;
         self.slots.borrow_mut().insert(slot);
@@ -111,14 +112,11 @@ impl Engine {
 
     async fn facts(&self, room: &str, deadline: Deadline) -> Result<Option<Facts>, StoreError> {
         type Row = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
-        let key = (slot_of(room) as i32, room);
+        let key = (room_slot(room) as i32, room);
         self.link
-            .until(deadline, async |Wired { session, statements }| {
-                let result = session.execute_unpaged(&statements.facts, key).await?;
-                let rows = result.into_rows_result().map_err(Failure::new)?;
-                let Some((Some(epoch), fenced, seq, id, expires_ms)) =
-                    rows.maybe_first_row::<Row>().map_err(Failure::new)?
-                else {
+            .until(deadline, async |wired| {
+                let row = wired.row::<Row>(&wired.statements.facts, key).await?;
+                let Some((Some(epoch), fenced, seq, id, expires_ms)) = row else {
                     return Ok(None);
                 };
                 let [seq, id, expires_ms] = [seq, id, expires_ms].map(|number| number.unwrap_or(0));
@@ -135,10 +133,8 @@ impl Engine {
         loop {
             let last = self
                 .link
-                .until(deadline, async |Wired { session, statements }| {
-                    let result = session.execute_unpaged(&statements.last_message, (room, number as i64)).await?;
-                    let rows = result.into_rows_result().map_err(Failure::new)?;
-                    rows.maybe_first_row::<(i64, i64)>().map_err(Failure::new)
+                .until(deadline, async |wired| {
+                    wired.row::<(i64, i64)>(&wired.statements.last_message, (room, number as i64)).await
                 })
                 .await?;
             if let Some((seq, id)) = last {
@@ -157,14 +153,13 @@ impl Engine {
 
     /// Shadows what a former owner's requests may still bring behind the end, and notes that this was done.
     async fn fence(&self, room: &str, state: LogState, expires_ms: i64, deadline: Deadline) -> Result<(), StoreError> {
-        let key = slot_of(room) as i32;
+        let key = room_slot(room) as i32;
         self.shadow(room, state, deadline).await?;
         self.link
-            .until(deadline, async |Wired { session, statements }| {
+            .until(deadline, async |wired| {
                 let (timestamp, term) = (self.lease.timestamp(), self.lease.term);
                 let values = (timestamp, term, state.last_seq as i64, state.last_id as i64, expires_ms, key, room);
-                session.execute_unpaged(&statements.fence, values).await?;
-                Ok(())
+                wired.run(&wired.statements.fence, values).await
             })
             .await
     }
@@ -175,10 +170,9 @@ impl Engine {
         let below = self.lease.term - 1;
         for number in first..=last {
             self.link
-                .until(deadline, async |Wired { session, statements }| {
+                .until(deadline, async |wired| {
                     let values = (below, room, number as i64, state.last_id as i64);
-                    session.execute_unpaged(&statements.delete_after, values).await?;
-                    Ok(())
+                    wired.run(&wired.statements.delete_after, values).await
                 })
                 .await?;
         }
@@ -193,38 +187,32 @@ impl Engine {
         created_ms: u64,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        let key = slot_of(room) as i32;
-        let is_applied = self
-            .link
-            .until(deadline, async |Wired { session, statements }| {
-                let values = (epoch as i64, created_ms as i64, key, room, self.lease.term);
-                applied(session.execute_unpaged(&statements.make_log, values).await?)
-            })
-            .await?;
-        self.lease.hold(deadline).await?;
-        if !is_applied {
-            return Err(StoreError::Unavailable { message: "a log could not be made".into() });
-        }
+        let values = (epoch as i64, created_ms as i64, room_slot(room) as i32, room, self.lease.term);
+        self.in_term(|statements| &statements.make_log, values, deadline).await?;
         self.fence(room, LogState { epoch, last_seq: 0, last_id: 0 }, GONE, deadline).await
     }
 
     async fn new_epoch(&self, room: &str, deadline: Deadline) -> Result<u64, StoreError> {
-        let (key, epoch) = (slot_of(room) as i32, fastrand::u64(1..));
-        let is_applied = self
-            .link
-            .until(deadline, async |Wired { session, statements }| {
-                let values = (epoch as i64, key, room, self.lease.term);
-                applied(session.execute_unpaged(&statements.new_epoch, values).await?)
-            })
-            .await?;
-        if is_applied {
-            return Ok(epoch);
-        }
-        self.lease.hold(deadline).await?;
-        Err(StoreError::Unavailable { message: "a log's epoch could not be changed".into() })
+        let epoch = fastrand::u64(1..);
+        let values = (epoch as i64, room_slot(room) as i32, room, self.lease.term);
+        self.in_term(|statements| &statements.new_epoch, values, deadline).await?;
+        Ok(epoch)
     }
-}
 
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    /// Carries out a statement under the condition that its slot is this term's.
+    async fn in_term(
+        &self,
+        statement: impl Fn(&Statements) -> &PreparedStatement,
+        values: impl SerializeRow + Copy,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.link
+            .until(deadline, async |wired| {
+                let applies = wired.applies(statement(&wired.statements), values).await?;
+                // Where another term has the slot, the lease is lost too, as soon as that was heard.
+                self.lease.hold(deadline).await?;
+                if applies { Ok(()) } else { Err(Failure::new("another term has the slot of a log")) }
+            })
+            .await
+    }
 }

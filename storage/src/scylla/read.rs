@@ -5,15 +5,15 @@ use std::sync::Arc;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::engine::{Engine, soon};
-use super::link::{Deadline, Failure, Wired};
+use super::link::{Deadline, Failure};
 use super::statements::Statements;
-use super::{block, block_start, bucket, slot_of};
-use crate::{LogState, Record, StoreError};
+use crate::seqs::{block, block_start, bucket, first_hole, is_nearer_end};
+use crate::{LogState, Record, SLOTS, StoreError, room_slot};
 
 /// Messages that are fetched at once: with the largest bodies a few megabytes.
 const PAGE: u64 = 512;
 /// Slots that are looked through at once for rooms.
-const SLOTS: u32 = 64;
+const AT_ONCE: u32 = 64;
 
 impl Engine {
     /// The records `first..=last` as far as they exist, at most `limit`.
@@ -43,7 +43,7 @@ impl Engine {
         state: LogState,
         deadline: Deadline,
     ) -> Result<Vec<Record>, StoreError> {
-        let records = if state.last_seq - last < first - block_start(first) {
+        let records = if is_nearer_end(first, last, state.last_seq) {
             self.downwards(room, first, last, state, deadline).await?
         } else {
             self.upwards(room, first, last, deadline).await?
@@ -113,13 +113,12 @@ impl Engine {
         deadline: Deadline,
     ) -> Result<Vec<Record>, StoreError> {
         self.link
-            .until(deadline, async |Wired { session, statements }| {
+            .until(deadline, async |wired| {
                 let values = (room, bucket as i64, from, limit as i32);
-                let result = session.execute_unpaged(statement(statements), values).await?;
-                let rows = result.into_rows_result().map_err(Failure::new)?;
+                let rows = wired.rows(statement(&wired.statements), values).await?;
                 let mut records = Vec::with_capacity(rows.rows_num());
-                for row in rows.rows::<(i64, &[u8])>().map_err(Failure::new)? {
-                    let (_, bytes) = row.map_err(Failure::new)?;
+                for row in rows.rows::<(&[u8],)>().map_err(Failure::new)? {
+                    let (bytes,) = row.map_err(Failure::new)?;
                     records.push(Record::decode(bytes).map_err(|error| self.unreadable(room, &error))?);
                 }
                 Ok(records)
@@ -134,10 +133,8 @@ impl Engine {
             return Ok(i64::MIN);
         }
         self.link
-            .until(deadline, async |Wired { session, statements }| {
-                let result = session.execute_unpaged(&statements.block, (room, place as i64, number as i64)).await?;
-                let rows = result.into_rows_result().map_err(Failure::new)?;
-                let row = rows.maybe_first_row::<(i64,)>().map_err(Failure::new)?;
+            .until(deadline, async |wired| {
+                let row = wired.row::<(i64,)>(&wired.statements.block, (room, place as i64, number as i64)).await?;
                 Ok(row.map_or(i64::MIN, |(id,)| id))
             })
             .await
@@ -149,14 +146,8 @@ impl Engine {
         if begins > first && !self.may_expire {
             return Err(self.damaged(room, first, begins - 1));
         }
-        let mut expected = begins;
-        for record in records {
-            if record.seq != expected {
-                return Err(self.damaged(room, expected, record.seq.max(expected + 1) - 1));
-            }
-            expected += 1;
-        }
-        if expected <= last { Err(self.damaged(room, expected, last)) } else { Ok(()) }
+        let hole = first_hole(records, begins, last);
+        hole.map_or(Ok(()), |(from, to)| Err(self.damaged(room, from, to)))
     }
 
     fn unreadable(&self, room: &str, error: &StoreError) -> StoreError {
@@ -169,12 +160,12 @@ impl Engine {
         let mut rooms = Vec::new();
         let mut slot = 0;
         if let Some(after) = after {
-            slot = slot_of(after);
+            slot = room_slot(after);
             rooms = self.rooms_of(slot, Some(after), limit).await?;
             slot += 1;
         }
-        while rooms.len() < limit && slot < crate::SLOTS {
-            let slots = slot..(slot + SLOTS).min(crate::SLOTS);
+        while rooms.len() < limit && slot < SLOTS {
+            let slots = slot..(slot + AT_ONCE).min(SLOTS);
             slot = slots.end;
             let left = limit - rooms.len();
             let found = super::all(slots.map(|slot| self.rooms_of(slot, None, left))).await;
@@ -189,12 +180,11 @@ impl Engine {
     async fn rooms_of(&self, slot: u32, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
         let (key, limit) = (slot as i32, i32::try_from(limit).unwrap_or(i32::MAX));
         self.link
-            .until(Some(soon()), async |Wired { session, statements }| {
-                let result = match after {
-                    None => session.execute_unpaged(&statements.rooms, (key, limit)).await?,
-                    Some(after) => session.execute_unpaged(&statements.rooms_after, (key, after, limit)).await?,
+            .until(Some(soon()), async |wired| {
+                let rows = match after {
+                    None => wired.rows(&wired.statements.rooms, (key, limit)).await?,
+                    Some(after) => wired.rows(&wired.statements.rooms_after, (key, after, limit)).await?,
                 };
-                let rows = result.into_rows_result().map_err(Failure::new)?;
                 let rooms = rows.rows::<(Option<&str>,)>().map_err(Failure::new)?;
                 // A slot whose owner is known and that has no log yet is one row without a room.
                 rooms

@@ -76,11 +76,11 @@ impl Statements {
             ))
             .await?,
             messages_from: plain(format!(
-                "SELECT seq, record FROM {k}.messages WHERE room = ? AND bucket = ? AND id >= ? LIMIT ?"
+                "SELECT record FROM {k}.messages WHERE room = ? AND bucket = ? AND id >= ? LIMIT ?"
             ))
             .await?,
             messages_down_from: plain(format!(
-                "SELECT seq, record FROM {k}.messages WHERE room = ? AND bucket = ? AND id <= ? ORDER BY id DESC LIMIT ?"
+                "SELECT record FROM {k}.messages WHERE room = ? AND bucket = ? AND id <= ? ORDER BY id DESC LIMIT ?"
             ))
             .await?,
             block: plain(format!("SELECT id FROM {k}.blocks WHERE room = ? AND bucket = ? AND block = ?")).await?,

@@ -1,7 +1,5 @@
 //! The server is killed or stands still while many rooms append.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,15 +24,7 @@ fn kill_9_of_the_server_loses_nothing_that_was_acked_and_the_store_goes_on() {
     let store = open_keyspace(node.address(), "killed");
     let mut load = Load::new(&store, ROOMS);
     for acks_before_kill in [1_000, 100] {
-        let is_over = AtomicBool::new(false);
-        let (acked, acks) = channel();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                load.run_until(|| {
-                    acked.send(Instant::now()).unwrap();
-                    is_over.load(Ordering::Acquire)
-                });
-            });
+        load.run_beside(|acks| {
             assert_eq!(acks.iter().take(acks_before_kill).count(), acks_before_kill);
             let (killed, retries_before) = (Instant::now(), retries(&store));
             node.kill();
@@ -47,7 +37,6 @@ fn kill_9_of_the_server_loses_nothing_that_was_acked_and_the_store_goes_on() {
             // A connection that is refused fails at once: each room must wait before it tries again.
             let waits = killed.elapsed().as_millis() as f64 / 200.0 + 10.0;
             assert!(retries < waits * ROOMS as f64, "{retries} retries");
-            is_over.store(true, Ordering::Release);
         });
     }
     let acked = load.acked;
@@ -61,15 +50,7 @@ fn while_the_server_stands_still_appends_wait_and_reads_say_so() {
     let node = Node::start(CommitLog::Periodic);
     let store = open_keyspace(node.address(), "paused");
     let mut load = Load::new(&store, ROOMS);
-    let is_over = AtomicBool::new(false);
-    let (acked, acks) = channel();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            load.run_until(|| {
-                acked.send(Instant::now()).unwrap();
-                is_over.load(Ordering::Acquire)
-            });
-        });
+    load.run_beside(|acks| {
         // The second time, longer than the lease lasts; nobody else takes it.
         for pause_s in [5, 12] {
             assert_eq!(acks.iter().take(500).count(), 500);
@@ -84,7 +65,6 @@ fn while_the_server_stands_still_appends_wait_and_reads_say_so() {
             acks.iter().find(|&at| at >= resumed).unwrap();
             assert!(!store.read(&name(0), 1, 10, 10).unwrap().is_empty());
         }
-        is_over.store(true, Ordering::Release);
     });
     let acked = load.acked;
     drop(store);

@@ -1,9 +1,10 @@
 //! Rooms that append, each its next records as soon as it hears of the last ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storage::{Append, ScyllaStore, Store, StoreError};
 
@@ -68,6 +69,22 @@ impl<'a> Load<'a> {
         self.run(|_, _, outcome| {
             outcome.unwrap();
             !enough()
+        });
+    }
+
+    /// The same on a thread of its own for as long as `work` lasts, which hears when each ack came.
+    pub fn run_beside(&mut self, work: impl FnOnce(&Receiver<Instant>)) {
+        let is_over = AtomicBool::new(false);
+        let (acked, acks) = channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                self.run_until(|| {
+                    acked.send(Instant::now()).unwrap();
+                    is_over.load(Ordering::Acquire)
+                });
+            });
+            work(&acks);
+            is_over.store(true, Ordering::Release);
         });
     }
 
