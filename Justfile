@@ -43,6 +43,10 @@ storm *flags:
 room users *flags:
     @users=$1; shift; tools/demo "room-$users" --users "$users" --rooms 1 "$@"
 
+# Two versions against each other: `./just pairs main . demo`, or `./just pairs --rounds 6 --short v1 main outage --users 5000`
+pairs *arguments:
+    @tools/pairs "$@"
+
 # What the storage engines do for publishes, alone and through a relay: `./just bench-store [embedded scylla-batch scylla-periodic] [-- FLAGS]`
 bench-store *engines:
     @tools/bench-store "$@"

@@ -90,7 +90,17 @@ fn world(viewers: u32, seconds: u32) -> Result<World, String> {
     let url = Url::parse("ws://127.0.0.1:1/native")?;
     let address = url.resolve()?;
     let (sources, users_per_source) = (Vec::new(), 1);
-    let route = Route { url, address, sources, users_per_source, ramp: 1, threads: 1, ring_sockets: 8, deflate: true };
+    let route = Route {
+        url,
+        address,
+        sources,
+        users_per_source,
+        ramp: 1,
+        threads: 1,
+        ring_sockets: 8,
+        dials: 512,
+        deflate: true,
+    };
     Ok(World::new(Plan::new(shape), route, "example".to_owned()))
 }
 
@@ -103,7 +113,7 @@ fn join(crowd: &mut Crowd<'_>, place: u32) {
     };
     let mut answer = Vec::new();
     handshake::accept(&upgrade, Some(native::SUBPROTOCOL), true, &mut answer);
-    let joined = Event::Joined { room: "load-0", epoch: 1, from: 0, head: 0, recovering: false, recovered: false };
+    let joined = Event::Joined { room: "load-example-0", epoch: 1, from: 0, head: 0, recovering: false, recovered: false };
     Dialect::Native.encode(JOIN, &joined, &mut answer);
     crowd.on_received(place, &mut answer, 0);
     crowd.actions.clear();
@@ -126,13 +136,13 @@ impl Log {
             text::write_body(world.plan.shape.seed, due.user, due.k, &mut body);
             world.sends.sent(due.user, due.k, due.intended_ns + 1);
             let id = self.ids.next(EPOCH_MS + due.intended_ns / 1_000_000, 0);
-            lines.push((id, format!("u{}", due.user), body));
+            lines.push((id, format!("example-{}", due.user), body));
         }
         let mut plain = Vec::new();
         for lines in lines.chunks(lines.len().div_ceil(frames as usize).max(1)) {
             let messages: Vec<_> = (self.last_seq + 1..).zip(lines).map(message).collect();
             self.last_seq += messages.len() as u64;
-            Dialect::Native.encode(0, &Event::Batch { room: "load-0", messages: &messages }, &mut plain);
+            Dialect::Native.encode(0, &Event::Batch { room: "load-example-0", messages: &messages }, &mut plain);
         }
         let mut packed = Vec::new();
         self.deflater.deflate(&plain, 64, &mut packed);

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::plan::Plan;
 use crate::room::{self, Entry, Room, State};
-use crate::sends::{Answer, Sends};
+use crate::sends::Answer;
+use crate::world::World;
 
 /// How many examples of each thing found are kept for people to look at.
 const EXAMPLES_MAX: usize = 5;
@@ -37,10 +37,18 @@ pub struct Messages {
 /// A receiver that lacks messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    pub room: u32,
     pub user: u32,
     /// The first range of seqs it never received.
     pub seqs: std::ops::Range<u64>,
+}
+
+impl Missing {
+    /// For a person.
+    pub fn in_words(&self, world: &World) -> String {
+        let (user, room) = (world.user_name(self.user), &world.room_names[world.plan.room_of(self.user) as usize]);
+        let (first, last) = (self.seqs.start, self.seqs.end - 1);
+        format!("user {user} never received seqs {first} to {last} of room {room}")
+    }
 }
 
 /// The result: counts, and the first cases of each kind in words.
@@ -51,21 +59,20 @@ pub struct Audit {
 }
 
 /// Checks the logs that all threads saw, `logs[thread][room]`, against the answers.
-pub fn audit(plan: &Plan, sends: &Sends, logs: &[Vec<Room>]) -> Audit {
+pub fn audit(world: &World, logs: &[Vec<Room>]) -> Audit {
     let mut audit = Audit::default();
     let mut places: HashMap<(u32, u32), Vec<u64>, foldhash::fast::FixedState> = HashMap::default();
-    for room in 0..plan.sizes.len() {
+    for (room, name) in world.room_names.iter().enumerate() {
         for (seq, entry) in merged(logs.iter().map(|rooms| &rooms[room])) {
-            audit.entry(room, seq, &entry);
+            audit.entry(world, name, seq, &entry);
             if entry.state == State::Ours {
                 places.entry((entry.user, entry.k)).or_default().push(seq);
             }
         }
     }
-    for (user, k) in sends.all_sent() {
+    for (user, k) in world.sends.all_sent() {
         let places = places.get(&(user, k)).map_or(&[][..], Vec::as_slice);
-        let answer = sends.answer_of(user, k);
-        audit.message(plan, user, k, answer, places);
+        audit.message(world, user, k, places);
     }
     audit
 }
@@ -79,47 +86,64 @@ fn merged<'a>(threads: impl Iterator<Item = &'a Room>) -> BTreeMap<u64, Entry> {
 }
 
 impl Audit {
-    fn entry(&mut self, room: usize, seq: u64, entry: &Entry) {
-        let who = (entry.user, entry.k);
+    fn entry(&mut self, world: &World, room: &str, seq: u64, entry: &Entry) {
         if entry.state == State::Unknown {
             self.messages.unknown += 1;
-            self.example(self.messages.unknown, || format!("room {room} seq {seq}: a message that was not sent there"));
+            self.example(self.messages.unknown, || {
+                format!("{room} has as seq {seq} a message that was not sent there")
+            });
         }
         if entry.altered {
             self.messages.altered += 1;
-            self.example(self.messages.altered, || format!("room {room} seq {seq}: {who:?} was altered"));
+            self.example(self.messages.altered, || {
+                let what = in_words(world, entry.user, entry.k);
+                format!("{what} reached a member altered, as seq {seq}")
+            });
         }
         if entry.disputed {
             self.messages.disputed += 1;
-            self.example(self.messages.disputed, || format!("room {room} seq {seq}: members disagree what it is"));
+            self.example(self.messages.disputed, || {
+                format!("{room} has several messages as seq {seq}: members disagree")
+            });
         }
     }
 
-    fn message(&mut self, plan: &Plan, user: u32, k: u32, answer: Answer, places: &[u64]) {
-        let what = format_args!("message {user}.{k} of room {}", plan.room_of(user)).to_string();
+    fn message(&mut self, world: &World, user: u32, k: u32, places: &[u64]) {
+        let what = || in_words(world, user, k);
         self.messages.sent += 1;
         let copies = (places.len() as u64).saturating_sub(1);
         if copies > 0 {
             self.messages.stored_twice += copies;
-            self.example(self.messages.stored_twice, || format!("{what} is in the log under {places:?}"));
+            self.example(self.messages.stored_twice, || {
+                format!("{} was stored more than once, as {}", what(), seqs(places))
+            });
         }
-        match answer {
+        match world.sends.answer_of(user, k) {
             Answer::Refused => self.messages.refused += 1,
-            Answer::Open if plan.role_of(user).is_slow() => self.messages.unacked_slow += 1,
+            Answer::Open if world.plan.role_of(user).is_slow() => self.messages.unacked_slow += 1,
             Answer::Open => {
                 self.messages.unacked += 1;
-                self.example(self.messages.unacked, || format!("{what} was never acked (received under {places:?})"));
+                self.example(self.messages.unacked, || {
+                    let received = if places.is_empty() {
+                        "nobody received it".to_owned()
+                    } else {
+                        format!("it was received as {}", seqs(places))
+                    };
+                    format!("{} was never acked; {received}", what())
+                });
             }
             Answer::Acked(seq) => {
                 self.messages.acked += 1;
                 if places.is_empty() {
                     self.messages.acked_missing += 1;
                     self.example(self.messages.acked_missing, || {
-                        format!("{what}, acked at {seq}, was received by nobody")
+                        format!("{} was acked as seq {seq} and received by nobody", what())
                     });
                 } else if !places.contains(&seq) {
                     self.messages.misplaced += 1;
-                    self.example(self.messages.misplaced, || format!("{what}, acked at {seq}, is under {places:?}"));
+                    self.example(self.messages.misplaced, || {
+                        format!("{} was acked as seq {seq} and received as {}", what(), seqs(places))
+                    });
                 }
             }
         }
@@ -130,4 +154,15 @@ impl Audit {
             self.examples.push(words());
         }
     }
+}
+
+/// A message as a person would name it, with the names that the server knows.
+fn in_words(world: &World, user: u32, k: u32) -> String {
+    let room = &world.room_names[world.plan.room_of(user) as usize];
+    format!("message {} of user {} in room {room}", k + 1, world.user_name(user))
+}
+
+fn seqs(places: &[u64]) -> String {
+    let all: Vec<_> = places.iter().map(|seq| format!("seq {seq}")).collect();
+    all.join(" and ")
 }

@@ -13,43 +13,49 @@ mod scenario;
 
 pub use scenario::{ScenarioArgs, Share};
 
+/// Paragraphs are one line each: the terminal's width decides where they break.
 const EXAMPLES: &str = "\
 Examples:
   loadgen run
-      70,000 users in 1,000 rooms (Zipf 1.0), one message a minute each, for 60 s, against a relay on this machine
-  loadgen run --users 1000 --rate 1/s --rooms 10 --distribution uniform --duration 20s
+      70,000 users in 1,000 rooms (Zipf 1.0), a message a minute each
+  loadgen run --users 1000 --rate 1/s --rooms 10 --duration 20s
       a small, lively run
-  loadgen run --url ws://10.0.0.5:8000/native --source 10.0.0.7,10.0.0.8 --users 50000
+  loadgen run --url ws://chat:8000/native --source 10.0.0.7,10.0.0.8
       another machine; each source address gives about 28,000 ports
   loadgen run --server-pid $(pidof relay)
       measures the relay's CPU and memory as well
   loadgen run --users 72000 --rooms 1 --pairs 1000
       one room of 70,000, and 1,000 chats of two that it must not slow down
   loadgen run --users 70000 --rooms 1 --slow-readers 1% --stalled-readers 0.1%
-      some viewers read at 2 KB/s or not at all: what they miss must be announced and be in the history
-  loadgen run --users 70000 --rooms 1 --ramp 7000 --history 200 --recent 50 --reconnect-storm 50%@20s
-      everybody joins within ten seconds and asks for the last 50 lines; later half of them drop out and come back
+      some read at 2 KB/s or not at all: what they miss must be announced
+  loadgen run --users 70000 --rooms 1 --recent 50 --reconnect-storm 50%@20s
+      all join with the last 50 lines; half drop out and come back
 
-How it measures: an open model. Who sends when is fixed by --seed before the run; a late message is sent late, never
-skipped, and latency counts from the time it was intended for. Every receiver is checked for loss, duplicates and order
-from its join to its room's highest acked seq, and every body against what was sent: a frame's first copy message by
-message, all others by comparing their bytes with the first one. A time of receipt is read when the kernel gives the
-bytes away and counted with those of the millisecond that follows: late by at most the loop lag and 1 ms, never early.
-Slow readers are verified, but not timed and not owed what they have not read at the end: a message that they miss without
-an announced gap is lost. Gaps are fetched from the history afterwards. Users that drop out join again from the last seq
-they have, and each one's order is checked across the absence. From then on they are not timed, and neither are messages
-that waited for their sender to come back.
+How it measures:
+An open model. Who sends when is fixed by --seed before the run; a late message is sent late, never skipped, and latency counts from the time it was intended for.
+
+Every receiver is checked for loss, duplicates and order from its join to its room's highest acked seq, and every body against what was sent: a frame's first copy message by message, all others by comparing their bytes with the first one. A time of receipt is read when the kernel gives the bytes away and counted with those of the millisecond that follows: late by at most the loop lag and 1 ms, never early.
+
+Slow readers are verified, but not timed and not owed what they have not read at the end: a message that they miss without an announced gap is lost. Gaps are fetched from the history afterwards.
+
+Users that lose their connection come back, when the server says or after a second and a bit, and join again from the last seq they have: what they missed must follow, and what was not acked is published again with its key. Until they have everything they are not timed, and neither are messages that waited for their sender. Those whom --reconnect-storm drops are not timed from then on.
+
+A server may be stopped or killed and started again during a run: connections that it says goodbye to, or that end all at once, are no errors as long as everybody comes back and has everything. A connection that ends by itself among others that stand is an error.
+
+Each run has its own rooms and users, named by its id: runs at the same time and runs against a used server do not disturb each other.
 
 Exit codes:
-  0  every check held
-  1  verification failed: loss, duplicates, disorder, altered or unknown messages, errors, gaps that the history does not
-     fill, users that did not come back, or a rate the server did not take
-  2  wrong usage
-  3  this machine cannot run it (memory, ports); the message says what would work
-  4  the target cannot be reached, or not all users could join
-  5  the generator was the bottleneck, so the rate was not offered in time: the times say nothing about the server
+  0    every check held
+  1    verification failed: loss, duplicates, disorder, altered or unknown
+       messages, errors, gaps that the history does not fill, users that did
+       not come back, or a rate the server did not take
+  2    wrong usage
+  3    this machine cannot run it (memory, ports, open files); the message
+       says what would work
+  4    the target cannot be reached, or refuses users
+  5    the rate was not offered in time: the times say nothing about the server
   130  interrupted; what was measured until then is printed
-Latencies are printed beside their targets and never decide the exit code.";
+Latencies never decide the exit code.";
 
 /// The load-test tool: an open model of chat users, every receiver verified.
 #[derive(Debug, Parser)]
@@ -101,9 +107,15 @@ pub struct RunArgs {
     /// How long to wait at the end for acks and deliveries still under way
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse_duration)]
     pub drain: Duration,
-    /// The same seed gives the same schedule, rooms and texts
+    /// When all connections are gone for so long, end the run
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub give_up: Duration,
+    /// The same seed gives the same schedule, sizes of rooms and texts
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Names the run's rooms and users; one that the server has seen before mixes two runs [default: random]
+    #[arg(long, value_name = "ID", value_parser = parse_run_id)]
+    pub run_id: Option<String>,
     /// Generator threads [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
@@ -116,7 +128,13 @@ pub struct RunArgs {
     /// Process of the server on this machine, to measure its CPU and memory
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    /// Directory for the result; must not exist or be empty [default: bench-results/runs/DATE-MACHINE-COMMIT-NAME]
+    /// The server's commit or version, to be kept in the result
+    #[arg(long, value_name = "WORD", value_parser = parse_name)]
+    pub commit: Option<String>,
+    /// Print the targets of this repository's recipes, if the run is one of them
+    #[arg(long)]
+    pub targets: bool,
+    /// Directory for the result; must not exist or be empty [default: bench-results/runs/DATE-MACHINE[-COMMIT]-NAME]
     #[arg(long, value_name = "DIR", conflicts_with = "no_output")]
     pub output: Option<PathBuf>,
     /// Write no result files
@@ -170,6 +188,13 @@ impl RunArgs {
             duration_ns: self.duration.as_nanos() as u64,
             scenario: self.scenario.scenario(),
         }
+    }
+
+    /// What is wrong with a plan in whose measured window nobody says anything.
+    pub fn no_message(&self) -> String {
+        let (users, rate, duration) = (self.users, &self.rate, self.duration);
+        let what = format!("{users} users at {rate} say nothing in the measured window of {duration:?}");
+        format!("{what}: valid is a longer --duration, a higher --rate or more --users")
     }
 
     /// The scenario's name, fit for a directory.
@@ -236,6 +261,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+fn parse_run_id(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 20 || !text.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return Err("valid are up to 20 letters and digits".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 fn parse_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     if text.is_empty() || text.len() > 100 || text.starts_with('.') || !text.chars().all(fits) {
@@ -279,6 +311,7 @@ pub(crate) mod tests {
             (&["--url", "http://x"], &["--url", "http://x", "ws://"]),
             (&["--source", "lo"], &["--source", "lo"]),
             (&["--name", "a/b"], &["--name", "a/b", "letters"]),
+            (&["--run-id", "a-b"], &["--run-id", "a-b", "letters and digits"]),
             (&["--output", "x", "--no-output"], &["--output", "--no-output"]),
             (&["--verbose"], &["--verbose"]),
         ] {

@@ -14,6 +14,7 @@ use crate::frames::{Bytes, Frames};
 use crate::latency::Latencies;
 use crate::plan::{Agenda, Plan, Role};
 use crate::room::Room;
+use crate::unreached::{HANDSHAKE, class_of_connect};
 use crate::user::{Phase, User};
 use crate::verify::Ledger;
 use crate::world::{Gauges, World};
@@ -22,6 +23,7 @@ mod absence;
 mod chat;
 mod receive;
 
+use absence::{Absence, End};
 use receive::Moment;
 
 /// Any mask is as good as another for a load tool's own traffic.
@@ -32,6 +34,17 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 pub enum Action {
     Send(u32, Vec<u8>),
     Close(u32),
+    /// It connects again at this time, nanoseconds of the run's clock.
+    ComeBack(u32, u64),
+}
+
+/// Something that is to be sent again. The moment at which its connection began to join tells it from a later one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Again {
+    at_ns: u64,
+    place: u32,
+    k: u32,
+    step_ns: u64,
 }
 
 /// What a join's reply says.
@@ -51,13 +64,32 @@ pub struct Counts {
     pub failed: u64,
     pub sent: u64,
     pub acked: u64,
-    /// Sent again because the server said it was busy or did not know the outcome.
-    pub retried: u64,
-    /// Due when their user's connection was gone for good.
+    /// Answers that a message was not stored because the server was busy, or may be: each is sent again.
+    pub busy: u64,
+    pub unknown: u64,
+    /// Answers that a user publishes too fast: of those that were there all along, and of those that came back and had
+    /// much to say.
+    pub rate_limited: u64,
+    pub rate_limited_late: u64,
+    /// Answers that the server is too busy for a join, which is sent again.
+    pub joins_busy: u64,
+    /// Due when their user's connection was gone for good, or for the rest of the run.
     pub unsent: u64,
-    /// Users that dropped out in the storm, and those of them that came back and have everything again.
+    /// Users that dropped out in the storm.
     pub dropped_out: u64,
+    /// Connections lost otherwise: after the server had said that it goes away, and without that; and those of the
+    /// latter that ended when all did.
+    pub lost_announced: u64,
+    pub lost: u64,
+    pub outage: u64,
+    /// How many came back and had everything again, and how many users had not when the run ended.
     pub caught_up: u64,
+    pub gone: u64,
+    /// How long threads had a core in the measured window, and waited for one.
+    pub ran_ns: u64,
+    pub waited_ns: u64,
+    /// Time that users were away or did not have everything again, in the measured window.
+    pub absent_ns: u64,
     /// Messages due while their users were away and sent when they were back, and sent before and again.
     pub sent_late: u64,
     pub republished: u64,
@@ -95,16 +127,22 @@ pub struct Crowd<'w> {
     sent_until_ns: u64,
     /// Places of users that are to drop out.
     leavers: Vec<u32>,
-    /// Users that are to drop out, or have and do not have everything again.
-    away: u64,
-    /// By place: the seq with which a user that came back has caught up.
-    catching_up: HashMap<u32, u64, foldhash::fast::FixedState>,
+    /// Members at present.
+    connected: u64,
+    /// By place: who is away, or does not have everything again.
+    absences: HashMap<u32, Absence, foldhash::fast::FixedState>,
+    /// Why attempts to come back failed. None of it is a fault.
+    pub attempts: Faults,
+    /// By place: after how long the server that goes away wants to be asked again, milliseconds.
+    advice: HashMap<u32, u64, foldhash::fast::FixedState>,
+    /// How often the whole server had gone, as far as it was seen here.
+    outages: u64,
     /// By room, from the first join's reply; 0 before.
     epochs: Vec<u64>,
     /// Bytes of answers to a handshake that have not all come.
     heads: HashMap<u32, Vec<u8>, foldhash::fast::FixedState>,
-    /// Messages (or joins) to be sent again: (when, user's place, k).
-    retries: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    /// Messages (or joins) to be sent again.
+    retries: BinaryHeap<Reverse<Again>>,
     frames: Frames,
     moment: Moment,
     inflater: Option<Inflater>,
@@ -118,10 +156,21 @@ impl Counts {
         self.failed += other.failed;
         self.sent += other.sent;
         self.acked += other.acked;
-        self.retried += other.retried;
+        self.busy += other.busy;
+        self.unknown += other.unknown;
+        self.rate_limited += other.rate_limited;
+        self.rate_limited_late += other.rate_limited_late;
+        self.joins_busy += other.joins_busy;
         self.unsent += other.unsent;
         self.dropped_out += other.dropped_out;
+        self.lost_announced += other.lost_announced;
+        self.lost += other.lost;
+        self.outage += other.outage;
         self.caught_up += other.caught_up;
+        self.gone += other.gone;
+        self.absent_ns += other.absent_ns;
+        self.ran_ns += other.ran_ns;
+        self.waited_ns += other.waited_ns;
         self.sent_late += other.sent_late;
         self.republished += other.republished;
         self.backlog += other.backlog;
@@ -149,9 +198,12 @@ impl<'w> Crowd<'w> {
         Self {
             world,
             users,
-            away: leavers.len() as u64,
             leavers,
-            catching_up: HashMap::default(),
+            connected: 0,
+            absences: HashMap::default(),
+            attempts: Faults::default(),
+            advice: HashMap::default(),
+            outages: 0,
             epochs: vec![0; world.plan.sizes.len()],
             rooms: (0..world.plan.sizes.len()).map(|room| Room::new(room as u32)).collect(),
             ledger: Ledger::default(),
@@ -213,7 +265,10 @@ impl<'w> Crowd<'w> {
             (&gauges.batch_bytes, self.counts.batch_bytes),
             (&gauges.inflated_bytes, self.counts.inflated_bytes),
             (&gauges.outstanding, self.outstanding()),
-            (&gauges.away, self.away),
+            (&gauges.away, self.away()),
+            (&gauges.connected, self.connected),
+            (&gauges.lost, self.counts.lost + self.counts.lost_announced),
+            (&gauges.rate_limited, self.counts.rate_limited),
         ] {
             gauge.store(value, Relaxed);
         }
@@ -229,7 +284,7 @@ impl<'w> Crowd<'w> {
     /// The TCP connection stands, or not.
     pub fn on_connected(&mut self, place: u32, outcome: io::Result<()>) {
         if let Err(error) = outcome {
-            return self.fail(place, format!("connect: {error}"));
+            return self.lose(place, End::Final(class_of_connect(&error)));
         }
         let World { authority, path, target, .. } = self.world;
         let mut head = Vec::with_capacity(256);
@@ -242,7 +297,11 @@ impl<'w> Crowd<'w> {
     /// The connection is over.
     pub fn on_ended(&mut self, place: u32, error: Option<io::Error>) {
         let why = error.map_or_else(|| "without a close frame".to_owned(), |error| error.to_string());
-        self.fail(place, format!("connection ended: {why}"));
+        let end = match self.advice.remove(&place) {
+            Some(after_ms) => End::Announced { after_ms: Some(after_ms) },
+            None => End::Broken(format!("connection ended: {why}")),
+        };
+        self.lose(place, end);
     }
 
     fn on_head(&mut self, place: u32, input: &mut [u8], now_ns: u64) {
@@ -259,7 +318,7 @@ impl<'w> Crowd<'w> {
             Response::Partial => {
                 self.heads.insert(place, input.to_vec());
             }
-            Response::Refused(why) => self.fail(place, format!("handshake: {why}")),
+            Response::Refused(why) => self.lose(place, End::Final(format!("{HANDSHAKE}{why}"))),
             Response::Accepted { used, deflate } => {
                 let user = &mut self.users[place as usize];
                 self.times.connect.record(now_ns.saturating_sub(user.step_ns));
@@ -284,10 +343,12 @@ impl<'w> Crowd<'w> {
             Received::Error { code, message, retry_after_ms } => {
                 self.on_error(place, tag, code, message, u64::from(retry_after_ms), now_ns);
             }
-            Received::GoingAway { reason, .. } => self.faults.count(format!("the server goes away: {reason}")),
+            Received::GoingAway { reconnect_after_ms, .. } => {
+                self.advice.insert(place, reconnect_after_ms.into());
+            }
             Received::Connected { .. } | Received::Pong => {}
             Received::Batch { .. } | Received::History { .. } | Received::Left { .. } => {
-                self.faults.count("a reply to a command that was not sent".to_owned());
+                self.fault(place, "a reply to a command that was not sent");
             }
         }
     }
@@ -295,29 +356,37 @@ impl<'w> Crowd<'w> {
     fn on_joined(&mut self, place: u32, joined: Joined, now_ns: u64) {
         let user = &mut self.users[place as usize];
         if user.phase != Phase::Joining {
-            return self.faults.count("joined twice".to_owned());
+            return self.fault(place, "joined twice");
         }
         user.phase = Phase::Joined;
         self.connecting -= 1;
+        self.connected += 1;
         self.counts.backlog += joined.head.saturating_sub(joined.from);
+        let returns = user.returns;
         let epoch = &mut self.epochs[user.room as usize];
         if !matches!(std::mem::replace(epoch, joined.epoch), before if before == 0 || before == joined.epoch) {
-            self.faults.count("a room changed its epoch".to_owned());
+            self.fault(place, "a room changed its epoch");
         }
-        if user.returns {
+        if returns {
             return self.on_rejoined(place, joined, now_ns);
         }
+        let user = &mut self.users[place as usize];
         self.times.join.record(now_ns.saturating_sub(user.step_ns));
         user.next_seq = joined.from + 1;
         self.rooms[user.room as usize].on_join(joined.from);
         self.counts.joined += 1;
     }
 
+    /// Counts a fault that the user at this place met.
+    fn fault(&mut self, place: u32, class: impl Into<String>) {
+        self.faults.count(self.numbers[place as usize], class.into());
+    }
+
     /// Ends a user for good, for a reason that is a fault.
     pub fn fail(&mut self, place: u32, why: String) {
         if self.end(place) {
             self.counts.failed += 1;
-            self.faults.count(why);
+            self.fault(place, why);
         }
     }
 
@@ -329,16 +398,20 @@ impl<'w> Crowd<'w> {
             return false;
         }
         self.in_flight -= u64::from(std::mem::take(&mut user.in_flight));
-        self.connecting -= u64::from(matches!(before, Phase::Connecting | Phase::Handshaking | Phase::Joining));
-        let has_dropped_out = user.returns;
-        if has_dropped_out && (self.catching_up.remove(&place).is_some() || before != Phase::Joined) {
-            self.away -= 1;
-        }
+        self.connecting -= u64::from(before.has_connection() && before != Phase::Joined);
+        self.connected -= u64::from(before == Phase::Joined);
+        self.close_absence(place, self.world.now_ns());
         self.heads.remove(&place);
-        if !matches!(before, Phase::Idle | Phase::Away) {
+        if before.has_connection() {
             self.actions.push(Action::Close(place));
         }
         true
+    }
+
+    /// Nothing more will come: closes what is still open, at a whole run's end and before.
+    pub fn finish(&mut self) {
+        self.record_heard();
+        self.close_absences(self.world.now_ns());
     }
 
     /// Closes the books: what a member never got, up to its room's highest acked seq, is lost.
@@ -347,7 +420,12 @@ impl<'w> Crowd<'w> {
             let number = self.number(place);
             let user = &mut self.users[place as usize];
             let highest = self.world.sends.highest(user.room);
-            self.ledger.on_end(number, &mut user.next_seq, highest);
+            if user.returns && !matches!(user.phase, Phase::Joined | Phase::Ended) {
+                // It was not there to be told.
+                self.ledger.deliveries.unknown += (highest + 1).saturating_sub(user.next_seq);
+            } else {
+                self.ledger.on_end(number, &mut user.next_seq, highest);
+            }
         }
     }
 }

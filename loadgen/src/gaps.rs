@@ -10,7 +10,7 @@ use protocol::frame::{Decoder, Incoming, Role};
 use protocol::handshake::{self, Response};
 use protocol::native::Received;
 
-use crate::room::{Reference, Room};
+use crate::room::Room;
 use crate::target::{CONNECT, HISTORY};
 use crate::user::MESSAGE_BYTES_MAX;
 use crate::world::World;
@@ -109,7 +109,7 @@ impl<'w> Connection<'w> {
             }
         }
         let mut hello = Vec::new();
-        world.target.connect("loadgen", MASK, &mut hello);
+        world.target.connect(&format!("{}-history", world.run_id), MASK, &mut hello);
         connection.write(&hello)?;
         connection.reply(CONNECT, |_| ())?;
         Ok(connection)
@@ -122,7 +122,7 @@ impl<'w> Connection<'w> {
             let mut ask = Vec::new();
             self.world.target.history(room, next - 1, PAGE.min(seqs.end - next) as u32, MASK, &mut ask);
             self.write(&ask)?;
-            let reference = Reference { plan: &self.world.plan, sends: &self.world.sends };
+            let reference = self.world.reference();
             let page = self.reply(HISTORY, |event| match event {
                 Received::History { messages, .. } if messages.count > 0 => {
                     log.check(messages, &reference).map_err(|error| format!("unreadable page: {error}"))?;

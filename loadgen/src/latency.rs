@@ -113,8 +113,10 @@ pub struct Latencies {
     pub connect: Latency,
     /// From the connect and join commands to the join's reply.
     pub join: Latency,
-    /// From the command to join again to having everything that was acked when it was given.
+    /// From the command to join again to having everything that the log had then.
     pub resume: Latency,
+    /// From the loss of a connection to having everything again, for those who came back and those who had not yet.
+    pub absence: Latency,
     /// How long a thread's loop was busy before it could look again, weighted by time: its p99 says that for 99 % of
     /// the window whatever arrived was looked at this soon.
     pub loop_lag: Latency,
@@ -124,7 +126,7 @@ pub struct Latencies {
 
 impl Latencies {
     /// Name and histogram of each series, in the order of reports.
-    pub fn series(&self) -> [(&'static str, &Latency); 11] {
+    pub fn series(&self) -> [(&'static str, &Latency); 12] {
         [
             ("delivery", &self.delivery),
             ("delivery_pairs", &self.delivery_pairs),
@@ -135,6 +137,7 @@ impl Latencies {
             ("connect", &self.connect),
             ("join", &self.join),
             ("resume", &self.resume),
+            ("absence", &self.absence),
             ("send_delay", &self.send_delay),
             ("loop_lag", &self.loop_lag),
         ]
@@ -162,6 +165,7 @@ impl Latencies {
         self.connect.add(&other.connect);
         self.join.add(&other.join);
         self.resume.add(&other.resume);
+        self.absence.add(&other.absence);
         self.loop_lag.add(&other.loop_lag);
     }
 }

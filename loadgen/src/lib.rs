@@ -31,6 +31,7 @@ pub mod sends;
 pub mod slow;
 pub mod target;
 pub mod text;
+pub mod unreached;
 pub mod user;
 pub mod verify;
 pub mod worker;
@@ -42,7 +43,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cli::RunArgs;
-use faults::Faults;
 use machine::Machine;
 use plan::Plan;
 use preflight::{Fit, Has};
@@ -57,8 +57,8 @@ pub enum Error {
     Usage(String),
     #[error("this machine cannot run it: {0}")]
     Preflight(String),
-    #[error("the target cannot carry the users: {done} of {wanted} {what}; {why}")]
-    Unreachable { done: u64, wanted: u64, what: &'static str, why: String },
+    #[error("{0}")]
+    Unreachable(String),
     #[error("{0}")]
     Setup(#[from] uring::SetupError),
     #[error("cannot write the result to {}: {error}", path.display())]
@@ -71,17 +71,9 @@ impl Error {
         match self {
             Self::Usage(_) => 2,
             Self::Preflight(_) | Self::Setup(_) => 3,
-            Self::Unreachable { .. } => 4,
+            Self::Unreachable(_) => 4,
             Self::Output { .. } => 1,
         }
-    }
-
-    /// Names what the users met.
-    fn because(self, faults: &Faults) -> Self {
-        let Self::Unreachable { done, wanted, what, .. } = self else { return self };
-        let met: Vec<_> = faults.by_frequency().iter().take(3).map(|(kind, n)| format!("{n} x {kind}")).collect();
-        let why = if met.is_empty() { "nobody answers".to_owned() } else { met.join(", ") };
-        Self::Unreachable { done, wanted, what, why }
     }
 }
 
@@ -94,12 +86,18 @@ pub fn run(mut args: RunArgs) -> Result<u8, Error> {
     let has = Has::read();
     let fit = fit(&mut args, address, &has)?;
     let plan = Plan::new(args.shape());
+    if plan.load().window_sends == 0 {
+        return Err(Error::Usage(args.no_message()));
+    }
     let slow = (0..args.users).filter(|&user| plan.role_of(user).is_slow()).count() as u64;
-    preflight::sockets(slow, &has).map_err(Error::Preflight)?;
+    let dials = preflight::files(args.users, slow, threads, fit.ring_sockets, &has).map_err(Error::Preflight)?;
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let output = output::choose(&args, &machine, begun.as_secs())?;
     let described = Run::new(&args, &plan, threads, begun.as_secs());
     println!("{described}machine  {machine}\nneeds    {}\n", fit.describe(threads, &has));
+    for warning in preflight::warnings(&args, &machine) {
+        println!("warning  {warning}\n");
+    }
 
     let route = Route {
         url: args.url.clone(),
@@ -109,10 +107,11 @@ pub fn run(mut args: RunArgs) -> Result<u8, Error> {
         ramp: args.ramp,
         threads,
         ring_sockets: fit.ring_sockets,
+        dials,
         deflate: !args.no_deflate,
     };
-    let world = World::new(plan, route, format!("{:x}", begun.as_millis()));
-    let settings = run::Settings { drain: args.drain, server_pid: args.server_pid };
+    let world = World::new(plan, route, described.run_id.clone());
+    let settings = run::Settings { drain: args.drain, give_up: args.give_up, server_pid: args.server_pid };
     let interrupted = interrupts()?;
     let measured = run::run(&world, settings, &interrupted, &mut Progress::new(args.progress))?;
     let report = Report::new(described, machine, &measured);

@@ -55,6 +55,25 @@ impl std::fmt::Display for Machine {
     }
 }
 
+/// How long a thread has had a core, and has waited for one while it could have run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cores {
+    pub ran_ns: u64,
+    pub waited_ns: u64,
+}
+
+/// This thread's, so far.
+pub fn thread_cores() -> Cores {
+    let text = read("/proc/thread-self/schedstat");
+    let mut fields = text.split_whitespace().map(|field| field.parse().unwrap_or(0));
+    Cores { ran_ns: fields.next().unwrap_or(0), waited_ns: fields.next().unwrap_or(0) }
+}
+
+/// The command line of a process; empty when it is not known.
+pub fn command_line(pid: u32) -> Vec<String> {
+    read(&format!("/proc/{pid}/cmdline")).split('\0').map(str::to_owned).collect()
+}
+
 /// Cores this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -131,6 +150,7 @@ mod tests {
         let usage_here = usage(None).expect("this process exists");
         assert!(usage_here.rss_bytes > 100_000, "{usage_here:?}");
         assert_eq!(usage(Some(u32::MAX)), None);
+        assert!(thread_cores().ran_ns > 0);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::faults::Faults;
 use crate::latency::Latencies;
 use crate::room::Room;
 use crate::slow::Slow;
+use crate::unreached::Waiting;
+use crate::user::Phase;
 use crate::verify::Deliveries;
 
 /// How many receivers with lost messages a thread names.
@@ -23,6 +25,10 @@ pub struct Outcome {
     pub times: Latencies,
     pub counts: Counts,
     pub faults: Faults,
+    /// Why attempts to come back failed.
+    pub attempts: Faults,
+    /// Users that had begun to connect and not joined.
+    pub waiting: Waiting,
     /// Only the thread of the slow readers has it.
     pub slow: Option<Slow>,
 }
@@ -30,12 +36,30 @@ pub struct Outcome {
 impl Outcome {
     /// What a crowd saw.
     pub fn of(mut crowd: Crowd<'_>) -> Self {
-        crowd.record_heard();
+        crowd.finish();
         let plan = crowd.plan();
         let missing = crowd.ledger.examples().take(EXAMPLES_MAX);
-        let missing = missing.map(|(user, seqs)| Missing { room: plan.room_of(user), user, seqs }).collect();
+        let missing = missing.map(|(user, seqs)| Missing { user, seqs }).collect();
         let gaps = crowd.ledger.gaps().map(|(user, seqs)| (plan.room_of(user), seqs)).collect();
-        let Crowd { rooms, ledger, times, counts, faults, .. } = crowd;
-        Self { rooms, deliveries: ledger.deliveries, missing, gaps, times, counts, faults, slow: None }
+        let in_phase = |phase| crowd.users.iter().filter(|user| user.phase == phase).count() as u64;
+        let waiting = Waiting {
+            connection: in_phase(Phase::Connecting),
+            handshake: in_phase(Phase::Handshaking),
+            join: in_phase(Phase::Joining),
+            joins_busy: crowd.counts.joins_busy,
+        };
+        let Crowd { rooms, ledger, times, counts, faults, attempts, .. } = crowd;
+        Self {
+            rooms,
+            deliveries: ledger.deliveries,
+            missing,
+            gaps,
+            times,
+            counts,
+            faults,
+            attempts,
+            waiting,
+            slow: None,
+        }
     }
 }

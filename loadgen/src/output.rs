@@ -1,9 +1,9 @@
 //! Where a result goes: one directory a run, written whole or not at all, never over another one.
 
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::Error;
 use crate::cli::RunArgs;
@@ -26,7 +26,8 @@ pub fn choose(args: &RunArgs, machine: &Machine, begun_s: u64) -> Result<Option<
         }
         return Ok(Some(named.clone()));
     }
-    let name = format!("{}-{}-{}-{}", date(begun_s), machine.slug(), commit(), args.name());
+    let commit = args.commit.as_ref().map(|commit| format!("-{commit}")).unwrap_or_default();
+    let name = format!("{}-{}{commit}-{}", date(begun_s), machine.slug(), args.name());
     let free = |path: &PathBuf| !path.exists();
     let numbered = (2..).map(|nth| Path::new(RUNS).join(format!("{name}-{nth}")));
     Ok(std::iter::once(Path::new(RUNS).join(&name)).chain(numbered).find(free))
@@ -53,15 +54,12 @@ fn try_write(directory: &Path, report: &Report) -> io::Result<()> {
     written
 }
 
-/// The commit of the present directory's repository, marked when files differ from it.
-pub fn commit() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return "no-commit".to_owned() };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty());
-    if changed { commit + "-changed" } else { commit }
+/// A word that no other run has: five letters and digits, one of 33 million.
+pub fn random_id() -> String {
+    // Crockford's alphabet: none of them is taken for another.
+    const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let bits = RandomState::new().build_hasher().finish();
+    (0..5).map(|nth| LETTERS[(bits >> (5 * nth) & 31) as usize] as char).collect()
 }
 
 /// UTC date of a time in seconds since 1970 (civil from days, Howard Hinnant).

@@ -3,14 +3,22 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::machine;
+use crate::cli::RunArgs;
+use crate::machine::{self, Machine};
 
 /// Connections from one loopback source address: the kernel's search for a free port gets slow past this.
 const USERS_PER_LOOPBACK_SOURCE: u32 = 3_000;
 /// Sockets of one ring; its table is limited by the process's limit of open files.
 const RING_SOCKETS_MAX: u64 = 19_500;
-/// Descriptors that are not sockets of a ring.
-const OTHER_FILES: u64 = 64;
+/// Descriptors that are not sockets of a ring: standard streams, /proc, the result, what libraries open.
+const OTHER_FILES: u64 = 24;
+/// A ring's own, and a thread's eventfd.
+const RING_FILES: u64 = 1;
+const THREAD_FILES: u64 = 1;
+/// Users of one thread that connect at the same time, each with an open file until its ring has taken it.
+const DIALS_MAX: u64 = 512;
+/// A load average of so many a core means that other programs want the cores too.
+const LOAD_PER_CORE_MAX: f64 = 0.75;
 /// Kernel memory of a connection, both ends (measured: 7.3 KB a pair) and some data under way, bytes.
 const KERNEL_BYTES_PER_PAIR: u64 = 10_000;
 /// Memory of a user in this process, bytes.
@@ -88,14 +96,51 @@ impl Fit {
     }
 }
 
-/// Whether the slow readers' ordinary sockets fit the limit of open files; if not, what would help.
-pub fn sockets(slow: u64, has: &Has) -> Result<(), String> {
-    let most = has.open_files.saturating_sub(OTHER_FILES);
-    if slow <= most {
-        return Ok(());
+/// How many users of one thread may connect at the same time under the limit of open files; or, when rings and the slow
+/// readers' ordinary sockets do not even fit, how many files are needed and what would help.
+pub fn files(users: u32, slow: u64, threads: u16, ring_sockets: u16, has: &Has) -> Result<u64, String> {
+    let threads = u64::from(threads);
+    let rings = threads * u64::from(users).div_ceil(threads).div_ceil(u64::from(ring_sockets)).max(1);
+    let fixed = OTHER_FILES + threads * THREAD_FILES + rings * RING_FILES;
+    let limit = has.open_files;
+    let needed = fixed + slow + threads;
+    if needed <= limit {
+        return Ok(((limit - fixed - slow) / threads).min(DIALS_MAX));
     }
-    let words = "slow and stalled readers need an open file each, and the limit (ulimit -n) leaves";
-    Err(format!("{slow} {words} {most}; ask for fewer with --slow-readers and --stalled-readers, or raise it"))
+    let mut why = format!("{needed} open files are needed, and the limit is {limit}; raise it (ulimit -n {needed})");
+    if slow > 0 {
+        let _ = write!(why, " or ask for fewer than {slow} slow and stalled readers, which need one each");
+    }
+    Err(why)
+}
+
+/// What may spoil the times, and can be known before a run.
+pub fn warnings(args: &RunArgs, machine: &Machine) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let load: f64 = machine.load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    if load > LOAD_PER_CORE_MAX * machine.cores as f64 {
+        let cores = machine.cores;
+        warnings.push(format!("other programs use this machine (load {load} on {cores} cores): times are theirs too"));
+    }
+    let command = args.server_pid.map(machine::command_line).unwrap_or_default();
+    let rate = 1e9 / args.rate.slot_ns as f64;
+    for flag in ["--user-publish-rate", "--session-publish-rate"] {
+        if let Some(limit) = value_of(&command, flag)
+            && rate > limit
+        {
+            let asked = &args.rate;
+            warnings
+                .push(format!("--rate {asked} is more than the server's {flag} {limit}: it will say `rate limited`"));
+        }
+    }
+    warnings
+}
+
+/// The number behind the last such flag of a command line.
+fn value_of(command: &[String], flag: &str) -> Option<f64> {
+    let at = command.iter().rposition(|word| word.split('=').next() == Some(flag))?;
+    let value = command[at].split_once('=').map(|(_, value)| value).or(command.get(at + 1).map(String::as_str));
+    value?.parse().ok()
 }
 
 /// The source addresses and how many users each takes. An IPv4 loopback target gets as many as it needs.
@@ -158,16 +203,30 @@ mod tests {
     }
 
     #[test]
-    fn slow_readers_that_are_more_than_open_files_are_refused_with_what_helps() {
-        assert_eq!(sockets(700, &HAS), Ok(()));
-        let why = sockets(19_937, &HAS).expect_err("19,936 are left");
-        assert!(why.contains("19936") && why.contains("--slow-readers"), "{why}");
+    fn open_files_are_counted_before_the_first_connection() {
+        assert_eq!(files(70_000, 700, 2, 19_500, &HAS), Ok(DIALS_MAX));
+        let few = Has { open_files: 100, ..HAS };
+        let dials = files(500, 0, 2, 64, &few).expect("8 rings fit");
+        assert_eq!(dials, (100 - 24 - 2 - 8) / 2, "fewer connect at a time");
+        let why = files(10_000, 0, 2, 64, &few).expect_err("158 rings do not");
+        assert!(why.contains("186 open files") && why.contains("ulimit -n 186"), "{why}");
+        let why = files(20_000, 20_000, 2, 19_500, &HAS).expect_err("each needs one");
+        assert!(why.contains("20000 slow and stalled"), "{why}");
+    }
+
+    #[test]
+    fn a_rate_above_the_servers_limit_is_warned_of() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let flag = "--user-publish-rate";
+        assert_eq!(value_of(&words("relay serve --user-publish-rate 5 --user-publish-rate 7"), flag), Some(7.0));
+        assert_eq!(value_of(&words("relay serve --user-publish-rate=5"), flag), Some(5.0));
+        assert_eq!(value_of(&words("relay serve --user-publish-rates 5"), flag), None);
     }
 
     #[test]
     fn a_small_limit_of_open_files_means_smaller_rings_and_not_fewer_users() {
         let few = Has { open_files: 1_024, ..HAS };
         let fit = fit(70_000, address("127.0.0.1:1"), &[], &few);
-        assert_eq!((fit.users, fit.ring_sockets), (70_000, 960));
+        assert_eq!((fit.users, fit.ring_sockets), (70_000, 1_000));
     }
 }

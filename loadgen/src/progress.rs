@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli;
+use crate::report::count;
 use crate::world::World;
 
 /// Time between two lines without a terminal.
@@ -31,6 +32,7 @@ struct Snapshot {
     at: Instant,
     sent: u64,
     delivered: u64,
+    lost: u64,
 }
 
 impl Progress {
@@ -41,7 +43,7 @@ impl Progress {
             cli::Progress::Auto if std::io::stderr().is_terminal() => Shown::Bar(bar()),
             cli::Progress::Auto | cli::Progress::Plain => Shown::Lines { next: Instant::now() },
         };
-        Self { shown, stage: "", before: Snapshot { at: Instant::now(), sent: 0, delivered: 0 } }
+        Self { shown, stage: "", before: Snapshot { at: Instant::now(), sent: 0, delivered: 0, lost: 0 } }
     }
 
     /// Shows that `done` of `of` (any unit) of a stage are done. Cheap to call often.
@@ -51,7 +53,11 @@ impl Progress {
         let due = match &self.shown {
             Shown::Nothing => return,
             Shown::Bar(_) => since >= Duration::from_millis(500),
-            Shown::Lines { next } => Instant::now() >= *next,
+            // Bad news is shown within a second.
+            Shown::Lines { next } => {
+                let lost = world.total(|gauges| &gauges.lost);
+                Instant::now() >= *next || lost > self.before.lost && since >= Duration::from_secs(1)
+            }
         };
         if !due && !entered {
             return;
@@ -85,16 +91,28 @@ impl Progress {
             at: Instant::now(),
             sent: world.total(|gauges| &gauges.sent),
             delivered: world.total(|gauges| &gauges.delivered),
+            lost: world.total(|gauges| &gauges.lost),
         };
         let before = std::mem::replace(&mut self.before, now);
         let per_s = |now: u64, before: u64| (now - before) as f64 / since.as_secs_f64().max(1e-3);
         let p99_ms = world.highest(|gauges| &gauges.p99_ns) as f64 / 1e6;
-        let mut text = format!("{} users", world.total(|gauges| &gauges.joined));
+        let (joined, connected) = (world.total(|gauges| &gauges.joined), world.total(|gauges| &gauges.connected));
+        let mut text = count(connected, "user");
+        if now.lost > 0 {
+            let _ = write!(text, ", {}", count(now.lost, "lost connection"));
+        }
+        if now.sent > 0 && connected < joined {
+            let _ = write!(text, ", {} away or reconnecting", joined - connected);
+        }
+        if world.total(|gauges| &gauges.rate_limited) > 0 {
+            text.push_str(", rate limited by the server");
+        }
         if now.sent > 0 {
             let (sent, delivered) = (per_s(now.sent, before.sent), per_s(now.delivered, before.delivered));
             let _ = write!(text, ", {sent:.0} sent/s, {delivered:.0} deliveries/s");
         }
-        if p99_ms > 0.0 {
+        // Of those who are gone it says nothing.
+        if p99_ms > 0.0 && connected > 0 {
             let _ = write!(text, ", p99 so far {p99_ms:.1} ms");
         }
         text

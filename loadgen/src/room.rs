@@ -65,6 +65,7 @@ const UNSEEN: Entry = Entry {
 pub struct Reference<'a> {
     pub plan: &'a Plan,
     pub sends: &'a Sends,
+    pub run_id: &'a str,
 }
 
 /// Why a batch could not be taken.
@@ -182,7 +183,7 @@ impl Room {
         let altered = message.body != expected.as_bytes()
             || message.content != Content::Text
             || message.seq != seq
-            || message.user.strip_prefix('u').and_then(|number| number.parse().ok()) != Some(user);
+            || !is_name(message.user, reference.run_id, user);
         let intended_ns = if sends.was_held_up(user, k) { u64::MAX } else { plan.intended_ns(user, k) };
         Entry { state: State::Ours, altered, user, k, intended_ns, sent_ns, ..UNSEEN }
     }
@@ -190,6 +191,12 @@ impl Room {
     fn at(&self, seq: u64) -> usize {
         (seq - self.base.unwrap_or(0) - 1) as usize
     }
+}
+
+/// Whether this is how the run calls its user.
+fn is_name(name: &str, run_id: &str, user: u32) -> bool {
+    let number = name.strip_prefix(run_id).and_then(|rest| rest.strip_prefix('-'));
+    number.and_then(|number| number.parse().ok()) == Some(user)
 }
 
 /// Adds what another receiver saw under the same seq.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use uring::SetupError;
 
 use crate::Error;
-use crate::audit::{self, Messages, Missing};
+use crate::audit::{self, Messages};
 use crate::crowd::Counts;
 use crate::faults::Faults;
 use crate::gaps::{self, Gaps};
@@ -16,6 +16,7 @@ use crate::latency::Latencies;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::slow::{self, Slow};
+use crate::unreached::{self, Reached, Waiting};
 use crate::verify::Deliveries;
 use crate::worker;
 use crate::world::{Gauges, Phase, World};
@@ -36,6 +37,8 @@ const LEAD_NS: u64 = 100_000_000;
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub drain: Duration,
+    /// When nobody has been connected for so long the run ends.
+    pub give_up: Duration,
     pub server_pid: Option<u32>,
 }
 
@@ -44,13 +47,16 @@ pub struct Settings {
 pub struct Measured {
     /// Stopped by a signal: tails are not checked.
     pub interrupted: bool,
+    /// Stopped because nobody was connected for too long.
+    pub gave_up: bool,
     pub deliveries: Deliveries,
     pub messages: Messages,
-    pub missing: Vec<Missing>,
     pub examples: Vec<String>,
     pub times: Latencies,
     pub counts: Counts,
     pub faults: Faults,
+    /// Why attempts to come back failed.
+    pub attempts: Faults,
     /// What became of the slow readers, if there are any.
     pub slow: Option<Slow>,
     /// Whether history has what announced gaps left out.
@@ -83,11 +89,21 @@ pub fn run(
         if world.plan.shape.scenario.has_slow_readers() {
             workers.push(scope.spawn(|| Ok(slow::run(world))));
         }
-        let mut run = Run { world, settings, interrupted, progress, workers, watch };
+        let mut run = Run {
+            world,
+            settings,
+            interrupted,
+            progress,
+            workers,
+            watch,
+            has_seen: false,
+            deserted_ns: None,
+            gave_up: false,
+        };
         let outcome = run.phases();
         run.progress.finish();
         world.enter(match outcome {
-            Ok(ref times) if times.complete => Phase::Stop,
+            Ok(ref course) if course.complete || run.gave_up => Phase::Stop,
             _ => Phase::Abort,
         });
         run.bring_home(outcome)
@@ -101,6 +117,17 @@ struct Run<'s, 'w> {
     progress: &'w mut Progress,
     workers: Vec<ScopedJoinHandle<'s, Result<Outcome, SetupError>>>,
     watch: Watch,
+    /// Somebody was connected, and since when nobody is, nanoseconds of the run's clock.
+    has_seen: bool,
+    deserted_ns: Option<u64>,
+    gave_up: bool,
+}
+
+/// Not everybody came so far.
+struct Stuck {
+    done: u64,
+    wanted: u64,
+    what: &'static str,
 }
 
 /// How far a run came.
@@ -112,7 +139,7 @@ struct Course {
 }
 
 impl Run<'_, '_> {
-    fn phases(&mut self) -> Result<Course, Error> {
+    fn phases(&mut self) -> Result<Course, Stuck> {
         let mut course = Course { complete: false, window: None, ramp_s: 0.0, drain_s: 0.0 };
         if !self.history()? {
             return Ok(course);
@@ -141,7 +168,7 @@ impl Run<'_, '_> {
     }
 
     /// Lets the history be written, if there is to be one. False: interrupted.
-    fn history(&mut self) -> Result<bool, Error> {
+    fn history(&mut self) -> Result<bool, Stuck> {
         let (writers, lines) = (self.world.plan.historians.len() as u64, self.world.plan.shape.scenario.history);
         if writers == 0 {
             return Ok(true);
@@ -164,7 +191,7 @@ impl Run<'_, '_> {
         what: &'static str,
         wanted: u64,
         gauge: fn(&Gauges) -> &AtomicU64,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, Stuck> {
         let (mut before, mut since_ns) = (0, self.world.now_ns());
         loop {
             let (done, failed) = (self.world.total(gauge), self.world.total(|gauges| &gauges.failed));
@@ -178,7 +205,7 @@ impl Run<'_, '_> {
             }
             let stalled = self.world.now_ns() - since_ns > RAMP_STALL_NS;
             if failed > 0 || stalled || self.workers.iter().any(ScopedJoinHandle::is_finished) {
-                return Err(Error::Unreachable { done, wanted, what, why: String::new() });
+                return Err(Stuck { done, wanted, what });
             }
             if !self.look() {
                 return Ok(false);
@@ -186,7 +213,7 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Waits for a time of the run's clock. False: interrupted.
+    /// Waits for a time of the run's clock. False: interrupted, or deserted.
     fn wait_until(&mut self, stage: &'static str, from_ns: u64, to_ns: u64) -> bool {
         loop {
             let now_ns = self.world.now_ns();
@@ -224,7 +251,7 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Waits a little and looks at server and machine. False: interrupted.
+    /// Waits a little and looks at server and machine. False: interrupted, or deserted.
     fn look(&mut self) -> bool {
         thread::sleep(LOOK_EVERY);
         self.watch.look();
@@ -233,40 +260,63 @@ impl Run<'_, '_> {
         if rages && self.world.total(|gauges| &gauges.away) == 0 {
             self.world.end_storm();
         }
-        !self.interrupted.load(Relaxed)
+        self.gave_up = self.is_deserted();
+        !self.gave_up && !self.interrupted.load(Relaxed)
+    }
+
+    /// Whether nobody has been connected for too long. Notes when it begins.
+    fn is_deserted(&mut self) -> bool {
+        if self.world.phase() < Phase::Traffic || self.world.connected() > 0 {
+            (self.has_seen, self.deserted_ns) = (self.world.connected() > 0, None);
+            return false;
+        }
+        let now_ns = self.world.now_ns();
+        if self.has_seen && self.deserted_ns.is_none() {
+            self.deserted_ns = Some(now_ns);
+            self.world.note_outage();
+        }
+        self.deserted_ns.is_some_and(|since_ns| now_ns - since_ns > self.settings.give_up.as_nanos() as u64)
     }
 
     /// Joins the threads and adds up.
-    fn bring_home(self, course: Result<Course, Error>) -> Result<Measured, Error> {
+    fn bring_home(self, course: Result<Course, Stuck>) -> Result<Measured, Error> {
         let outcomes = self.workers.into_iter().map(|worker| worker.join().expect("a generator thread panicked"));
         let outcomes = outcomes.collect::<Result<Vec<Outcome>, SetupError>>()?;
         let (mut deliveries, mut counts) = (Deliveries::default(), Counts::default());
-        let (mut times, mut faults) = (Latencies::default(), Faults::default());
+        let (mut times, mut faults, mut waiting) = (Latencies::default(), Faults::default(), Waiting::default());
         let (mut logs, mut missing, mut left_out, mut slow) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let mut attempts = Faults::default();
         for outcome in outcomes {
             deliveries.add(&outcome.deliveries);
             counts.add(&outcome.counts);
             times.add(&outcome.times);
             faults.add(outcome.faults);
+            waiting.add(&outcome.waiting);
+            attempts.add(outcome.attempts);
             missing.extend(outcome.missing);
             left_out.extend(outcome.gaps);
             slow = slow.or(outcome.slow);
             logs.push(outcome.rooms);
         }
-        let course = course.map_err(|error| error.because(&faults))?;
+        let course = course.map_err(|Stuck { done, wanted, what }| {
+            let (server, waited_s) = (&self.world.authority, RAMP_STALL_NS / 1_000_000_000);
+            unreached::error(&Reached { done, wanted, what, server, waited_s }, &faults, &waiting)
+        })?;
         let (gaps, log) = gaps::fetch(self.world, &left_out, course.complete);
         logs.extend(log);
         let storm = self.world.storm().filter(|storm| storm.end < u64::MAX);
-        let audit = audit::audit(&self.world.plan, &self.world.sends, &logs);
+        let mut audit = audit::audit(self.world, &logs);
+        audit.examples.extend(missing.iter().map(|missing| missing.in_words(self.world)));
         Ok(Measured {
-            interrupted: !course.complete,
+            interrupted: !course.complete && !self.gave_up,
+            gave_up: self.gave_up,
             deliveries,
             messages: audit.messages,
-            missing,
             examples: audit.examples,
             times,
             counts,
             faults,
+            attempts,
             slow,
             gaps,
             storm_s: storm.map(|storm| storm.end.saturating_sub(storm.start) as f64 / 1e9),

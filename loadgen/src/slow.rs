@@ -87,6 +87,7 @@ impl<'w> Readers<'w> {
 
     fn turn(&mut self) {
         let now_ns = self.world.now_ns();
+        self.crowd.see_outages();
         self.connect_due(now_ns);
         self.crowd.retry_due(now_ns);
         if self.world.phase() >= Phase::Traffic {
@@ -174,6 +175,7 @@ impl<'w> Readers<'w> {
                     }
                 }
                 Action::Close(place) => self.sockets[place as usize] = None,
+                Action::ComeBack(place, due_ns) => self.ramp.come_back(place, due_ns),
             }
         }
         self.sockets.iter_mut().flatten().for_each(Socket::flush);
@@ -190,8 +192,8 @@ impl<'w> Readers<'w> {
     fn hear_out(&mut self) {
         let stalled: Vec<u32> = (0..self.sockets.len() as u32).filter(|&p| self.role(p) == Role::Stalled).collect();
         let was_behind: Vec<bool> = stalled.iter().map(|&place| self.is_behind(place)).collect();
-        let other_idle = self.crowd.faults.take(CLOSED_AS_IDLE);
-        self.found.closed += self.crowd.faults.take(CLOSED_AS_SLOW);
+        let other_idle = self.crowd.faults.split_off(CLOSED_AS_IDLE);
+        self.found.closed += self.crowd.faults.split_off(CLOSED_AS_SLOW).total();
         let (mut heard, mut quiet) = (self.crowd.counts.bytes, 0);
         while Duration::from_millis(20) * quiet < QUIET {
             let now_ns = self.world.now_ns();
@@ -208,11 +210,14 @@ impl<'w> Readers<'w> {
             let kept_ns = self.read_ns.saturating_sub(socket.grew_ns);
             let timeout_ns = self.world.plan.shape.scenario.slow_timeout_ns;
             if was_behind && kept_ns > timeout_ns + PATIENCE_NS {
-                self.crowd.faults.count("a stalled reader was kept past --slow-timeout".to_owned());
+                let number = self.crowd.number(place);
+                self.crowd.faults.count(number, "a stalled reader was kept past --slow-timeout".to_owned());
             }
         }
-        self.found.closed += self.crowd.faults.take(CLOSED_AS_SLOW) + self.crowd.faults.take(CLOSED_AS_IDLE);
-        self.crowd.faults.count_n("closed by the server: 4000 idle".to_owned(), other_idle);
+        for expected in [CLOSED_AS_SLOW, CLOSED_AS_IDLE] {
+            self.found.closed += self.crowd.faults.split_off(expected).total();
+        }
+        self.crowd.faults.add(other_idle);
     }
 
     fn is_behind(&self, place: u32) -> bool {
@@ -230,7 +235,7 @@ impl<'w> Readers<'w> {
             }
         }
         let mut outcome = Outcome::of(self.crowd);
-        self.found.closed += outcome.faults.take(CLOSED_AS_SLOW);
+        self.found.closed += outcome.faults.split_off(CLOSED_AS_SLOW).total();
         self.found.gaps = outcome.gaps.len() as u64;
         self.found.skipped = std::mem::take(&mut outcome.deliveries.skipped);
         self.found.unsent = std::mem::take(&mut outcome.counts.unsent);

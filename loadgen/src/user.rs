@@ -17,10 +17,17 @@ pub enum Phase {
     /// Connect and join are sent.
     Joining,
     Joined,
-    /// Dropped out, and not connecting again yet.
+    /// Its connection is gone, and it does not connect again yet.
     Away,
     /// Closed or failed; nothing more is expected of it.
     Ended,
+}
+
+impl Phase {
+    /// Whether there is a connection, made or being made.
+    pub fn has_connection(self) -> bool {
+        !matches!(self, Self::Idle | Self::Away | Self::Ended)
+    }
 }
 
 /// State of a user; its number is its place in the thread's array.
@@ -29,8 +36,10 @@ pub struct User {
     pub socket: Socket,
     pub ring: u16,
     pub phase: Phase,
-    /// It has dropped out once: it joins where it left off, and is verified but not timed any more.
+    /// It has lost its connection once: from then on it joins where it left off.
     pub returns: bool,
+    /// What it receives counts in the times.
+    pub is_timed: bool,
     /// The server may compress what it sends.
     pub deflate: bool,
     pub room: u32,
@@ -54,6 +63,7 @@ impl User {
             ring: 0,
             phase: Phase::Idle,
             returns: false,
+            is_timed: true,
             deflate: false,
             room,
             in_flight: 0,

@@ -19,6 +19,8 @@ pub struct Deliveries {
     pub reordered: u64,
     /// Left out by a gap that the server announced.
     pub skipped: u64,
+    /// Owed to users that did not come back: nobody can say whether the server has them.
+    pub unknown: u64,
 }
 
 impl Deliveries {
@@ -29,6 +31,7 @@ impl Deliveries {
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.skipped += other.skipped;
+        self.unknown += other.unknown;
     }
 }
 

@@ -10,9 +10,10 @@ use uring::{Config, Event, Ring, Segment, SetupError, Socket, Wake};
 
 use crate::buffers;
 use crate::crowd::{Action, Crowd};
+use crate::machine::{self, Cores};
 use crate::outcome::Outcome;
 use crate::ramp::Ramp;
-use crate::user::{self, User};
+use crate::user::User;
 use crate::world::{Gauges, Phase, World};
 
 /// Users of one thread that drop out in one turn.
@@ -33,6 +34,7 @@ pub fn run(world: &World, index: u32) -> Result<Outcome, SetupError> {
     while worker.world.phase() < Phase::Stop {
         worker.turn();
     }
+    worker.record_cores();
     if world.phase() == Phase::Stop {
         worker.crowd.settle();
     }
@@ -55,6 +57,8 @@ struct Worker<'w> {
     writable: Vec<u32>,
     ramp: Ramp,
     has_written: bool,
+    /// When the measured window began.
+    cores_from: Option<Cores>,
     p99_due_ns: u64,
     behind_due_ns: u64,
 }
@@ -88,6 +92,7 @@ impl<'w> Worker<'w> {
             rings,
             ramp: Ramp::new(&crowd, world),
             has_written: false,
+            cores_from: None,
             crowd,
             outgoing: HashMap::default(),
             sent: Vec::new(),
@@ -126,11 +131,12 @@ impl<'w> Worker<'w> {
             self.has_written = true;
             self.crowd.write_history();
         }
-        if self.world.storm_ns().is_some_and(|(at_ns, _)| at_ns <= now_ns) {
-            self.ramp.come_back(&self.crowd.drop_out(DROPS_MAX));
+        if let Some((at_ns, ramp)) = self.world.storm_ns().filter(|&(at_ns, _)| at_ns <= now_ns) {
+            self.crowd.drop_out(DROPS_MAX, at_ns, ramp);
             // Their connections are closed before they may have new ones.
             self.perform();
         }
+        self.crowd.see_outages();
         self.crowd.times.storm = self.world.storm();
     }
 
@@ -146,8 +152,11 @@ impl<'w> Worker<'w> {
                     (user.socket, user.ring) = (socket, ring as u16);
                     self.crowd.begin(place, self.world.now_ns());
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.ramp.put_back(),
-                Err(error) => self.crowd.fail(place, format!("connect: {error}")),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.ramp.come_back(place, now_ns),
+                Err(error) => {
+                    self.crowd.begin(place, now_ns);
+                    self.crowd.on_connected(place, Err(error));
+                }
             }
         }
     }
@@ -195,7 +204,7 @@ impl<'w> Worker<'w> {
                     let (ring, socket) = self.queue(place);
                     ring.wait_writable(socket);
                 }
-                Err(error) => self.crowd.fail(place, format!("send: {error}")),
+                Err(error) => self.crowd.on_ended(place, Some(error)),
             }
         }
         for place in std::mem::take(&mut self.writable) {
@@ -214,7 +223,7 @@ impl<'w> Worker<'w> {
     }
 
     fn start_send(&mut self, place: u32, segment: Segment, waiting: Vec<u8>) {
-        if self.crowd.users[place as usize].phase == user::Phase::Ended {
+        if !self.crowd.users[place as usize].phase.has_connection() {
             return;
         }
         let (ring, socket) = self.queue(place);
@@ -242,9 +251,14 @@ impl<'w> Worker<'w> {
                 Action::Close(place) => {
                     // What was not sent is not owed: the next connection begins afresh.
                     self.outgoing.remove(&place);
-                    let (ring, socket) = self.queue(place);
-                    ring.close(socket);
+                    let user = &self.crowd.users[place as usize];
+                    // Not of one that could not even be opened: what it has may be somebody else's.
+                    if self.seats[usize::from(user.ring)][usize::from(user.socket.slot)] == place {
+                        let (ring, socket) = self.queue(place);
+                        ring.close(socket);
+                    }
                 }
+                Action::ComeBack(place, due_ns) => self.ramp.come_back(place, due_ns),
             }
         }
         self.crowd.actions = actions;
@@ -264,12 +278,23 @@ impl<'w> Worker<'w> {
     /// spent waiting for something to arrive counts as no lag.
     fn record_lag(&mut self, start_ns: u64, busy_until_ns: u64) {
         let t0_ns = self.world.t0_ns();
-        if self.world.phase() < Phase::Traffic || !self.world.plan.is_measured(start_ns.saturating_sub(t0_ns)) {
-            return;
+        let is_measured = self.world.plan.is_measured(start_ns.saturating_sub(t0_ns));
+        if self.world.phase() < Phase::Traffic || !is_measured {
+            return self.record_cores();
         }
+        self.cores_from.get_or_insert_with(machine::thread_cores);
         let (busy_ns, waited_ns) = (busy_until_ns - start_ns, self.world.now_ns() - busy_until_ns);
         self.crowd.times.loop_lag.record_n(busy_ns, (busy_ns / LAG_SAMPLE_NS).max(1));
         self.crowd.times.loop_lag.record_n(0, waited_ns / LAG_SAMPLE_NS);
+    }
+
+    /// The measured window is over: notes how long this thread had a core in it, and how long it waited for one.
+    fn record_cores(&mut self) {
+        if let Some(from) = self.cores_from.take() {
+            let to = machine::thread_cores();
+            self.crowd.counts.ran_ns = to.ran_ns - from.ran_ns;
+            self.crowd.counts.waited_ns = to.waited_ns - from.waited_ns;
+        }
     }
 
     /// Shows this thread's figures to the coordinator.

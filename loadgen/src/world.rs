@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::dice::mix;
 use crate::plan::Plan;
+use crate::room::Reference;
 use crate::sends::Sends;
 use crate::target::{Target, Url};
 
@@ -48,6 +49,10 @@ pub struct Gauges {
     pub outstanding: AtomicU64,
     /// Users that are to drop out, or have and do not have everything again.
     pub away: AtomicU64,
+    /// Members at present; connections lost, but for those that a storm drops; answers that a user publishes too fast.
+    pub connected: AtomicU64,
+    pub lost: AtomicU64,
+    pub rate_limited: AtomicU64,
     /// In [`Phase::Settle`]: members that have not reached their room's highest acked seq. `u64::MAX`: not counted yet.
     pub behind: AtomicU64,
     /// 99th percentile of delivery so far, nanoseconds.
@@ -79,9 +84,11 @@ pub struct World {
     pub ramp: u32,
     /// Sockets of one ring.
     pub ring_sockets: u16,
+    /// Users of one thread that may be connecting at the same time.
+    pub dials: u64,
     /// Whether permessage-deflate is offered.
     pub deflate: bool,
-    /// Makes idempotency keys differ between runs against one store.
+    /// In the names of rooms and users and in keys, so that no other run against the same server has them too.
     pub run_id: String,
     pub room_names: Vec<String>,
     /// Threads with rings. Slow readers have one more.
@@ -93,6 +100,8 @@ pub struct World {
     t0_ns: AtomicU64,
     /// Since traffic began.
     storm_over_ns: AtomicU64,
+    /// How often not one connection was left.
+    outages: AtomicU64,
     origin: Instant,
 }
 
@@ -106,6 +115,7 @@ pub struct Route {
     pub ramp: u32,
     pub threads: u16,
     pub ring_sockets: u16,
+    pub dials: u64,
     pub deflate: bool,
 }
 
@@ -118,7 +128,7 @@ impl World {
         let gauges = || Gauges { behind: AtomicU64::new(u64::MAX), ..Gauges::default() };
         Self {
             sends: Sends::new(&plan),
-            room_names: (0..plan.sizes.len()).map(|room| format!("load-{room}")).collect(),
+            room_names: (0..plan.sizes.len()).map(|room| format!("load-{run_id}-{room}")).collect(),
             plan,
             target: route.url.target,
             authority: route.url.authority,
@@ -128,6 +138,7 @@ impl World {
             users_per_source: route.users_per_source,
             ramp: route.ramp,
             ring_sockets: route.ring_sockets,
+            dials: route.dials,
             deflate: route.deflate,
             run_id,
             threads,
@@ -136,8 +147,19 @@ impl World {
             ramp_ns: AtomicU64::new(0),
             t0_ns: AtomicU64::new(0),
             storm_over_ns: AtomicU64::new(u64::MAX),
+            outages: AtomicU64::new(0),
             origin: Instant::now(),
         }
+    }
+
+    /// What checking a message needs.
+    pub fn reference(&self) -> Reference<'_> {
+        Reference { plan: &self.plan, sends: &self.sends, run_id: &self.run_id }
+    }
+
+    /// The name of a user.
+    pub fn user_name(&self, user: u32) -> String {
+        format!("{}-{user}", self.run_id)
     }
 
     /// Nanoseconds since the run's clock started (`CLOCK_MONOTONIC`).
@@ -199,6 +221,21 @@ impl World {
     pub fn storm(&self) -> Option<Range<u64>> {
         let storm = self.plan.shape.scenario.storm?;
         Some(self.plan.shape.warm_up_ns + storm.at_ns..self.storm_over_ns.load(Relaxed))
+    }
+
+    /// How often not one connection was left.
+    pub fn outages(&self) -> u64 {
+        self.outages.load(Relaxed)
+    }
+
+    /// Not one connection is left: those that ended without a word did so because the server had gone.
+    pub fn note_outage(&self) {
+        self.outages.fetch_add(1, Relaxed);
+    }
+
+    /// Members at present, but for slow readers: they may not have noticed yet that their connection is gone.
+    pub fn connected(&self) -> u64 {
+        self.gauges[..self.threads].iter().map(|gauges| gauges.connected.load(Relaxed)).sum()
     }
 
     /// Fixes when traffic starts, nanoseconds of the run's clock.

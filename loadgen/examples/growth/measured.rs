@@ -22,7 +22,7 @@ struct Report {
 struct Run {
     users: u64,
     rate: String,
-    commit: String,
+    commit: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -113,7 +113,7 @@ impl Measured {
             kernel_bytes: tcp_memory_max_bytes + slab_growth_max_bytes,
             exit_code: report.exit_code,
             rate: report.run.rate,
-            commit: report.run.commit,
+            commit: report.run.commit.unwrap_or_else(|| "not named".to_owned()),
         })
     }
 }

@@ -29,7 +29,7 @@ pub struct ScenarioArgs {
     /// How long the server keeps a connection that takes nothing
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub slow_timeout: Duration,
-    /// Lines that every join asks for; the rooms should be new, older lines are nobody's
+    /// Lines that every join asks for
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub recent: u32,
     /// Lines that up to 100 users publish in the largest room before the others connect

@@ -4,11 +4,14 @@ use std::cmp::Reverse;
 
 use protocol::{ErrorCode, Start};
 
-use super::{Action, Crowd, MASK};
+use super::absence::End;
+use super::{Action, Again, Crowd, MASK};
+use crate::faults::without_numbers;
 use crate::plan::Due;
 use crate::sends::Answer;
 use crate::target::{CONNECT, FIRST_PUBLISH, JOIN, Publish};
 use crate::text;
+use crate::unreached::JOIN as REFUSED;
 use crate::user::Phase;
 
 /// A server that asks for a retry without naming a time gets it after this long.
@@ -20,25 +23,29 @@ impl Crowd<'_> {
     /// When something has to be sent next, nanoseconds of the run's clock.
     pub fn next_send_ns(&self, has_traffic: bool) -> Option<u64> {
         let due = self.agenda.peek().map(|due| self.world.t0_ns() + due.intended_ns).filter(|_| has_traffic);
-        let again = self.retries.peek().map(|Reverse((at_ns, ..))| *at_ns);
+        let again = self.retries.peek().map(|Reverse(again)| again.at_ns);
         due.into_iter().chain(again).min()
     }
 
     /// Sends again what the server asked for.
     pub fn retry_due(&mut self, now_ns: u64) {
-        while let Some(&Reverse((at_ns, place, k))) = self.retries.peek()
+        while let Some(&Reverse(Again { at_ns, place, k, step_ns })) = self.retries.peek()
             && at_ns <= now_ns
         {
             self.retries.pop();
-            match self.users[place as usize].phase {
+            let user = &self.users[place as usize];
+            match user.phase {
+                _ if user.step_ns != step_ns => {}
                 Phase::Joining if k == JOIN_AGAIN => self.join(place),
-                Phase::Joined if k != JOIN_AGAIN => {
-                    self.counts.retried += 1;
-                    self.publish(place, k);
-                }
+                Phase::Joined if k != JOIN_AGAIN => self.publish(place, k),
                 _ => {}
             }
         }
+    }
+
+    fn retry(&mut self, at_ns: u64, place: u32, k: u32) {
+        let step_ns = self.users[place as usize].step_ns;
+        self.retries.push(Reverse(Again { at_ns, place, k, step_ns }));
     }
 
     /// Sends everything that is due. Late messages are sent late, none is skipped.
@@ -106,12 +113,9 @@ impl Crowd<'_> {
     /// Says who the user is and joins its room: with the lines asked for, or where it left off.
     pub(super) fn say_hello(&mut self, place: u32, now_ns: u64) {
         let mut bytes = Vec::with_capacity(256);
-        self.world.target.connect(&format!("u{}", self.number(place)), MASK, &mut bytes);
+        self.world.target.connect(&self.world.user_name(self.number(place)), MASK, &mut bytes);
         let user = &mut self.users[place as usize];
         (user.phase, user.step_ns) = (Phase::Joining, now_ns);
-        if user.returns {
-            self.catching_up.insert(place, self.world.sends.highest(user.room));
-        }
         self.append_join(place, &mut bytes);
         self.actions.push(Action::Send(place, bytes));
     }
@@ -135,7 +139,7 @@ impl Crowd<'_> {
 
     pub(super) fn on_acked(&mut self, place: u32, tag: u32, seq: u64, now_ns: u64) {
         let Some(k) = self.message_of(place, tag) else {
-            return self.faults.count("an ack of nothing that was sent".to_owned());
+            return self.fault(place, "an ack of nothing that was sent");
         };
         let (number, room) = (self.number(place), self.users[place as usize].room);
         match self.world.sends.answer(number, k, room, Answer::Acked(seq)) {
@@ -150,8 +154,8 @@ impl Crowd<'_> {
                     self.write_line(place, k + 1);
                 }
             }
-            Answer::Acked(before) if before == seq => self.faults.count("a message was acked twice".to_owned()),
-            _ => self.faults.count("a message was answered twice, differently".to_owned()),
+            Answer::Acked(before) if before == seq => self.fault(place, "a message was acked twice"),
+            _ => self.fault(place, "a message was answered twice, differently"),
         }
     }
 
@@ -166,19 +170,27 @@ impl Crowd<'_> {
     ) {
         let wait_ns = if retry_ms > 0 { retry_ms * 1_000_000 } else { RETRY_NS };
         if tag == JOIN && code == ErrorCode::Busy {
-            return self.retries.push(Reverse((now_ns + wait_ns, place, JOIN_AGAIN)));
+            self.counts.joins_busy += 1;
+            return self.retry(now_ns + wait_ns, place, JOIN_AGAIN);
         }
         if tag == CONNECT || tag == JOIN {
-            return self.fail(place, format!("could not join: {code} ({message})"));
+            return self.lose(place, End::Final(format!("{REFUSED}{code} ({})", without_numbers(message))));
         }
         let Some(k) = self.message_of(place, tag) else {
-            return self.faults.count(format!("error: {code} ({message})"));
+            return self.fault(place, format!("error: {code} ({})", without_numbers(message)));
         };
         let again = matches!(code, ErrorCode::Busy | ErrorCode::RateLimited | ErrorCode::Unknown) || retry_ms > 0;
         if again {
-            return self.retries.push(Reverse((now_ns + wait_ns, place, k)));
+            let counts = &mut self.counts;
+            *match code {
+                ErrorCode::Busy => &mut counts.busy,
+                ErrorCode::RateLimited if self.users[place as usize].returns => &mut counts.rate_limited_late,
+                ErrorCode::RateLimited => &mut counts.rate_limited,
+                _ => &mut counts.unknown,
+            } += 1;
+            return self.retry(now_ns + wait_ns, place, k);
         }
-        self.faults.count(format!("publish refused: {code} ({message})"));
+        self.fault(place, format!("publish refused: {code} ({})", without_numbers(message)));
         let (number, room) = (self.number(place), self.users[place as usize].room);
         if self.world.sends.answer(number, k, room, Answer::Refused) == Answer::Open {
             self.answered(place);

@@ -3,10 +3,19 @@
 use protocol::frame::{Incoming, Opcode, write_masked};
 use protocol::native::{Packed, Received};
 
+use super::absence::End;
 use super::{Action, Crowd, MASK};
+use crate::faults::without_numbers;
 use crate::frames::{Batch, Bytes, Number, Payload};
-use crate::room::Reference;
 use crate::user::{MESSAGE_BYTES_MAX, Phase};
+
+/// Close codes after which a user comes back: RFC 6455's registry, and the relay's own.
+const GOING_AWAY: u16 = 1001;
+const BROKEN: u16 = 1011;
+const RESTARTING: u16 = 1012;
+const TRY_LATER: u16 = 1013;
+const IDLE: u16 = 4000;
+const TOO_SLOW: u16 = 4001;
 
 /// Times of receipt that are less than this apart are recorded together, as the last of them, nanoseconds.
 const MOMENT_NS: u64 = 1_000_000;
@@ -67,7 +76,7 @@ impl Crowd<'_> {
                 Err(error) => self.fail(place, format!("the server broke the WebSocket protocol: {error}")),
             }
             self.users[place as usize].decoder = decoder;
-            goes_on &= self.users[place as usize].phase != Phase::Ended;
+            goes_on &= self.users[place as usize].phase.has_connection();
             at += self.take_known(place, &input[at..], now_ns);
         }
     }
@@ -96,7 +105,7 @@ impl Crowd<'_> {
     /// Counts a known frame that continues what the user has. Returns its size on the wire.
     fn hear(&mut self, place: u32, known: Number) -> usize {
         let number = self.number(place);
-        let is_timed = !self.users[place as usize].returns;
+        let is_timed = self.users[place as usize].is_timed;
         let frame = self.frames.hear(known, is_timed);
         self.counts.count_frame(frame.bytes);
         let Batch { first_seq, count, .. } = frame.batch;
@@ -120,10 +129,23 @@ impl Crowd<'_> {
                 self.fail(place, "a text message from a binary dialect".to_owned());
             }
             Incoming::Close { code, reason } => {
-                let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
-                self.fail(place, format!("closed by the server: {code} {reason}"));
+                self.on_close(place, code, reason);
             }
         }
+    }
+
+    fn on_close(&mut self, place: u32, code: Option<u16>, reason: &str) {
+        let number = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
+        let class = format!("closed by the server: {number} {}", without_numbers(reason));
+        let is_slow = self.world.plan.role_of(self.number(place)).is_slow();
+        let end = match code {
+            Some(GOING_AWAY | RESTARTING | TRY_LATER) => End::Announced { after_ms: self.advice.remove(&place) },
+            // A slow reader was told so, and that is the end of it.
+            Some(IDLE | TOO_SLOW) if is_slow => End::Final(class),
+            Some(BROKEN | IDLE | TOO_SLOW) => End::Broken(class),
+            _ => End::Final(class),
+        };
+        self.lose(place, end);
     }
 
     /// A message that did not come in one piece, or is not known: the bytes of the first kind may still be.
@@ -152,7 +174,7 @@ impl Crowd<'_> {
                 self.on_batch(place, room, &messages, Arrival { payload, inflated_bytes: plain.len(), now_ns });
             }
             Ok((tag, event)) => self.on_event(place, tag, &event, now_ns),
-            Err(error) => self.fail(place, format!("unreadable event: {error}")),
+            Err(error) => self.fail(place, format!("unreadable event: {}", without_numbers(&error.to_string()))),
         }
     }
 
@@ -163,12 +185,12 @@ impl Crowd<'_> {
         let number = self.number(place);
         let user = &mut self.users[place as usize];
         if user.phase != Phase::Joined || room != self.world.room_names[user.room as usize] {
-            return self.faults.count(format!("a batch of {room:?}, where the user is not"));
+            return self.fault(place, "a batch of a room where the user is not");
         }
-        let (plan, sends) = (&self.world.plan, &self.world.sends);
+        let plan = &self.world.plan;
         let log = &mut self.rooms[user.room as usize];
-        if let Err(error) = log.check(batch, &Reference { plan, sends }) {
-            return self.faults.count(format!("unreadable batch: {error}"));
+        if let Err(error) = log.check(batch, &self.world.reference()) {
+            return self.fault(place, format!("unreadable batch: {}", without_numbers(&error.to_string())));
         }
         let Packed { first_seq, count, .. } = *batch;
         let fresh = self.ledger.on_batch(number, &mut user.next_seq, first_seq, count);
@@ -178,7 +200,7 @@ impl Crowd<'_> {
         } else {
             None
         };
-        let is_timed = !user.returns;
+        let is_timed = user.is_timed;
         match known {
             Some(known) => {
                 log.set_frame(first_seq, known);

@@ -1,10 +1,12 @@
 //! The result as one value: serialized it is the JSON, displayed it is the text.
 
+mod absence;
 mod scenario;
 mod targets;
 mod text;
 mod throughput;
 
+pub use absence::Absences;
 pub use scenario::Returned;
 pub use targets::Targets;
 pub use text::Findings;
@@ -15,7 +17,7 @@ use crate::cli::RunArgs;
 use crate::crowd::Counts;
 use crate::faults::Faults;
 use crate::gaps::Gaps;
-use crate::latency::{Latencies, Summary};
+use crate::latency::Summary;
 use crate::machine::Machine;
 use crate::output;
 use crate::plan::Plan;
@@ -25,7 +27,7 @@ use crate::slow::Slow;
 use crate::verify::Deliveries;
 
 /// Raised when a field changes its meaning or goes away.
-const SCHEMA_VERSION: u32 = 2;
+const SCHEMA_VERSION: u32 = 3;
 /// A generator whose sends were later, or whose loop was busy longer, than this at p99 was the bottleneck.
 const GENERATOR_LAG_MAX_NS: u64 = 100_000_000;
 
@@ -33,9 +35,11 @@ const GENERATOR_LAG_MAX_NS: u64 = 100_000_000;
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Run {
     pub name: String,
+    /// In the names of its rooms and users.
+    pub run_id: String,
     pub begun_unix_s: u64,
-    /// Commit of the repository it was started in, with `-changed` when files differ from it.
-    pub commit: String,
+    /// The server's commit or version, as it was named on the command line.
+    pub commit: Option<String>,
     pub url: String,
     pub seed: u64,
     pub users: u32,
@@ -54,8 +58,8 @@ pub struct Run {
     /// Messages intended for the measured window, and their deliveries.
     pub window_sends: u64,
     pub window_deliveries: u64,
-    pub targets: Targets,
-    pub pairs_p99_target_ns: Option<u64>,
+    /// Of the recipe that the run was made by; absent for a run that has none.
+    pub targets: Option<Targets>,
     pub scenario: Scenario,
 }
 
@@ -103,8 +107,12 @@ pub struct Report {
     pub interrupted: bool,
     pub exit_code: u8,
     pub checks: Vec<Check>,
-    /// Why the generator was the bottleneck, if it was.
+    /// Why the rate was not offered in time, if it was not.
     pub generator_bottleneck: Option<String>,
+    /// By how much times of receipt may be too long because of the generator, when that is much.
+    pub generator_reads_late: Option<String>,
+    /// Part of the measured window in which its threads could have run and had no core.
+    pub generator_waited: f64,
     pub deliveries: Deliveries,
     pub messages: Messages,
     pub counts: Counts,
@@ -112,6 +120,7 @@ pub struct Report {
     pub slow: Option<Slow>,
     pub gaps: Gaps,
     pub returned: Option<Returned>,
+    pub absences: Absences,
     /// Cases of what went wrong, in words.
     pub examples: Vec<String>,
     pub window: Option<Window>,
@@ -132,7 +141,8 @@ impl Run {
         Self {
             name: args.name(),
             begun_unix_s,
-            commit: output::commit(),
+            run_id: args.run_id.clone().unwrap_or_else(output::random_id),
+            commit: args.commit.clone(),
             url: args.url.to_string(),
             seed: args.seed,
             users: args.users,
@@ -149,8 +159,7 @@ impl Run {
             offered_deliveries_per_s: load.deliveries_per_s,
             window_sends: load.window_sends,
             window_deliveries: load.window_deliveries,
-            targets: Targets::of(args.distribution, args.rooms, largest_room),
-            pairs_p99_target_ns: scenario::pairs_target_ns(&plan.shape.scenario, largest_room),
+            targets: args.targets.then(|| Targets::of(&plan.shape)).flatten(),
             scenario: plan.shape.scenario,
         }
     }
@@ -160,39 +169,44 @@ impl Report {
     /// Judges what was measured.
     pub fn new(run: Run, machine: Machine, measured: &Measured) -> Self {
         let deflate_offered = run.deflate_offered;
-        let generator_bottleneck = bottleneck(&measured.times);
+        let (sends, lag) = (&measured.times.send_delay, &measured.times.loop_lag);
+        let not_offered = sends.p99_ns() > GENERATOR_LAG_MAX_NS;
+        let cause = cause(&measured.counts);
+        let generator_bottleneck =
+            not_offered.then(|| format!("messages were sent {} late (p99); {cause}", time(sends.p99_ns())));
+        let generator_reads_late = (lag.p99_ns() > GENERATOR_LAG_MAX_NS)
+            .then(|| format!("times may be {} too long (p99) because it read late; {cause}", time(lag.p99_ns())));
         let mut checks = checks(measured);
         checks.extend(scenario::checks(&run.scenario, measured));
         let verified = checks.iter().all(|check| check.holds);
-        let not_offered = measured.times.send_delay.p99_ns() > GENERATOR_LAG_MAX_NS;
+        // Answers that came too late for a generator that was late itself accuse nobody.
+        let accuses = checks.iter().any(|check| !check.holds && check.name != "rate") || blames_server(measured);
         let exit_code = match (measured.interrupted, verified, not_offered) {
             (true, ..) => 130,
-            (_, false, _) => 1,
-            (.., true) => 5,
-            _ => 0,
+            (_, true, false) => 0,
+            (.., true) if !accuses => 5,
+            _ => 1,
         };
-        let mut examples = measured.examples.clone();
-        examples.extend(measured.missing.iter().map(|missing| {
-            let (first, last) = (missing.seqs.start, missing.seqs.end - 1);
-            format!("room {} user {}: never received {first}..={last}", missing.room, missing.user)
-        }));
         Self {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION"),
             slow: measured.slow,
             gaps: measured.gaps.clone(),
             returned: Returned::new(&run.scenario, measured),
+            absences: Absences::new(run.users, run.duration_s, measured),
             run,
             machine,
             interrupted: measured.interrupted,
             exit_code,
             checks,
             generator_bottleneck,
+            generator_reads_late,
+            generator_waited: waited(&measured.counts),
             deliveries: measured.deliveries,
             messages: measured.messages,
             counts: measured.counts,
             faults: measured.faults.clone(),
-            examples,
+            examples: measured.examples.clone(),
             window: measured.window,
             throughput: measured.window.as_ref().map(Throughput::new),
             deflate: Deflate {
@@ -220,14 +234,24 @@ impl Report {
     }
 }
 
-/// Whether the times say more about this process than about the server.
-fn bottleneck(times: &Latencies) -> Option<String> {
-    let causes =
-        [("messages were sent", &times.send_delay, "late"), ("a thread was busy", &times.loop_lag, "at a stretch")];
-    let found = causes.iter().filter(|(_, latency, _)| latency.p99_ns() > GENERATOR_LAG_MAX_NS);
-    let words = found.map(|(what, latency, how)| format!("{what} {} {how} (p99)", time(latency.p99_ns())));
-    let words = words.collect::<Vec<_>>().join(", ");
-    (!words.is_empty()).then_some(words)
+/// Why a generator was late.
+fn cause(counts: &Counts) -> String {
+    let percent = 100.0 * waited(counts);
+    if percent < 10.0 {
+        return "its own threads were busy".to_owned();
+    }
+    format!("its threads waited {percent:.0} % of the time for a core that other programs had")
+}
+
+/// Part of the time in which the generator's threads could have run and had no core.
+fn waited(counts: &Counts) -> f64 {
+    let wanted_ns = counts.ran_ns + counts.waited_ns;
+    if wanted_ns == 0 { 0.0 } else { counts.waited_ns as f64 / wanted_ns as f64 }
+}
+
+/// Whether messages failed in a way that no lateness of the generator explains.
+fn blames_server(measured: &Measured) -> bool {
+    measured.messages.refused + measured.counts.unsent + measured.counts.rate_limited > 0
 }
 
 /// What must hold for exit code 0. Of an interrupted run only what cannot be explained by the interruption.
@@ -238,24 +262,28 @@ fn checks(measured: &Measured) -> Vec<Check> {
         ("deliveries lost, or later than the drain", d.lost),
         ("left out by announced gaps", d.skipped),
         ("messages acked and received by nobody", never_received),
+        ("deliveries unknown, for their receivers did not come back", d.unknown),
+        ("users did not come back, and what they missed is not known", c.gone),
     ];
     let disorder = [
         ("deliveries out of order", d.reordered),
         ("messages under another seq than acked", m.misplaced),
         ("seqs that members disagree about", m.disputed),
     ];
+    let limited = if c.rate_limited > 0 { ", but not when they were due: the server limits a user's rate" } else { "" };
     let all = (m.acked, m.sent - m.unacked_slow + c.unsent);
     let not = format!("{} refused, {} unanswered, {} not sent", group(m.refused), group(m.unacked), group(c.unsent));
     vec![
         none_of("loss", &loss),
         none_of("duplicates", &[("deliveries twice", d.duplicated), ("messages stored twice", m.stored_twice)]),
         none_of("disorder", &disorder),
-        none_of("contents", &[("messages altered", m.altered), ("messages that nobody sent", m.unknown)]),
-        none_of("errors", &[("errors", faults.total())]),
+        none_of("alteration", &[("messages altered", m.altered), ("messages that nobody sent", m.unknown)]),
+        none_of("errors", &[("errors, each user once for each kind", faults.total())]),
         Check {
             name: "rate",
-            holds: all.1 > 0 && all.0 == all.1 || measured.interrupted && m.refused + c.unsent == 0,
-            detail: format!("{} of {} messages acked ({not})", group(all.0), group(all.1)),
+            holds: c.rate_limited == 0
+                && (all.1 > 0 && all.0 == all.1 || measured.interrupted && m.refused + c.unsent == 0),
+            detail: format!("{} of {} messages acked ({not}){limited}", group(all.0), group(all.1)),
         },
     ]
 }
@@ -289,6 +317,11 @@ pub fn time(ns: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
         _ => format!("{:.2} s", ns as f64 / 1e9),
     }
+}
+
+/// So many of something.
+pub fn count(n: u64, what: &str) -> String {
+    format!("{} {what}{}", group(n), if n == 1 { "" } else { "s" })
 }
 
 /// 1234567 as 1,234,567.

@@ -2,18 +2,21 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Report, Run, Series, group, time};
+use super::{Report, Run, Series, count, group, time};
+use crate::crowd::Counts;
 use crate::latency::Summary;
+
+/// A percentile with fewer samples above it is no more than a hint.
+const SAMPLES_ABOVE_MIN: f64 = 10.0;
 
 impl Display for Run {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { users, rate, rooms, distribution, largest_room, warm_up_s, duration_s, ramp_per_s, seed, .. } = self;
         let (users, largest) = (group((*users).into()), group((*largest_room).into()));
-        writeln!(f, "run      {}, seed {seed}, against {}", self.name, self.url)?;
+        writeln!(f, "run      {}, id {}, seed {seed}, against {}", self.name, self.run_id, self.url)?;
         writeln!(f, "users    {users}, each {rate} at a random time, one connection each, {} threads", self.threads)?;
         writeln!(f, "rooms    {}, sizes {distribution}, the largest has {largest} users", group((*rooms).into()))?;
-        let sends = group(self.offered_sends_per_s.round() as u64);
-        let deliveries = group(self.offered_deliveries_per_s.round() as u64);
+        let (sends, deliveries) = (per_s(self.offered_sends_per_s), per_s(self.offered_deliveries_per_s));
         write!(f, "{}", self.scenario)?;
         writeln!(f, "offered  {sends} messages/s in, {deliveries} deliveries/s out (every member gets every message)")?;
         writeln!(f, "phases   ramp {ramp_per_s}/s, warm-up {warm_up_s} s, measured {duration_s} s")
@@ -41,6 +44,12 @@ impl Report {
         if self.interrupted {
             writeln!(f, "PARTIAL  interrupted: what was under way then is not checked\n")?;
         }
+        if self.absences.gave_up {
+            writeln!(
+                f,
+                "PARTIAL  every connection was gone, and nobody came back for too long: the run ended early\n"
+            )?;
+        }
         self.write_checks(f)?;
         self.write_latencies(f)?;
         self.write_throughput(f)?;
@@ -53,7 +62,7 @@ impl Report {
         match self.exit_code {
             0 => "every check held",
             1 => "verification failed",
-            5 => "generator was the bottleneck: the rate was not offered in time",
+            5 => "the generator was the bottleneck: the rate was not offered in time",
             _ => "interrupted",
         }
     }
@@ -62,14 +71,22 @@ impl Report {
         for check in &self.checks {
             writeln!(f, "  {} {:<11} {}", if check.holds { '✓' } else { '✗' }, check.name, check.detail)?;
         }
-        for (kind, n) in self.faults.by_frequency().iter().take(10) {
-            writeln!(f, "      {n} x {kind}")?;
+        for (class, users) in self.faults.by_frequency().iter().take(10) {
+            writeln!(f, "      {}: {class}", count(*users, "user"))?;
         }
         for example in self.examples.iter().take(20) {
             writeln!(f, "      {example}")?;
         }
-        if self.counts.retried > 0 {
-            writeln!(f, "    {} messages sent again because the server was busy", group(self.counts.retried))?;
+        let Counts { busy, unknown, rate_limited, rate_limited_late, .. } = self.counts;
+        for (answers, words) in [
+            (busy, "`busy`: the server had no room for a message, which was sent again later"),
+            (unknown, "`unknown`: the server could not say whether a message was stored, so it was sent again"),
+            (rate_limited, "`rate limited`: the server takes fewer messages of a user than --rate sends"),
+            (rate_limited_late, "`rate limited` to users who came back with much to say"),
+        ] {
+            if answers > 0 {
+                writeln!(f, "    {}, {words}", count(answers, "answer"))?;
+            }
         }
         writeln!(f)
     }
@@ -80,27 +97,35 @@ impl Report {
             "{:<20}{:>13}{:>11}{:>11}{:>11}{:>11}{:>11}",
             "time", "count", "p50", "p90", "p99", "p99.9", "max"
         )?;
+        let mut has_rough = false;
         for series in &self.latencies {
             let Some(summary) = series.summary else { continue };
             write!(f, "{:<20}{:>13}", label(series.name), group(series.count))?;
-            for ns in [summary.p50_ns, summary.p90_ns, summary.p99_ns, summary.p99_9_ns, summary.max_ns] {
-                write!(f, "{:>11}", time(ns))?;
+            for (ns, above) in
+                [(summary.p50_ns, 0.5), (summary.p90_ns, 0.1), (summary.p99_ns, 0.01), (summary.p99_9_ns, 0.001)]
+            {
+                let shown = percentile(ns, series.count as f64 * above);
+                has_rough |= shown.starts_with('~');
+                write!(f, "{shown:>11}")?;
             }
+            write!(f, "{:>11}", time(summary.max_ns))?;
             let clamped = if series.clamped > 0 { format!("  {} over an hour", series.clamped) } else { String::new() };
             writeln!(f, "{clamped}")?;
         }
-        if let Some(delivery) = self.latencies.iter().find_map(delivery) {
-            let targets = &self.run.targets;
-            let of = [
-                ("p50", delivery.p50_ns, targets.delivery_p50_ns),
-                ("p99", delivery.p99_ns, Some(targets.delivery_p99_ns)),
-            ];
+        if has_rough {
+            writeln!(f, "  ~ rough: fewer than {SAMPLES_ABOVE_MIN} times are longer; - no time is expected to be")?;
+        }
+        let targets = self.run.targets.as_ref().filter(|_| self.absences.lost() == 0);
+        if let (Some(delivery), Some(targets)) = (self.latencies.iter().find_map(delivery), targets) {
+            let of =
+                [("p50", delivery.p50_ns, targets.delivery_p50_ns), ("p99", delivery.p99_ns, targets.delivery_p99_ns)];
             for (name, ns, target) in of {
                 let Some(target) = target else { continue };
                 writeln!(f, "  delivery {name} {} (target {}) {}", time(ns), time(target), met(ns <= target))?;
             }
         }
         self.write_scenario(f)?;
+        self.write_absences(f)?;
         writeln!(f)
     }
 
@@ -109,19 +134,15 @@ impl Report {
         if let (Some(cores), Some(delivery), Some(send)) =
             (server.cpu_cores, server.cpu_us_per_delivery, server.cpu_us_per_send)
         {
-            let target = self.run.targets.server_cpu_us_per_delivery;
-            let met = met(delivery <= target);
-            writeln!(
-                f,
-                "server   {cores:.2} cores; {delivery:.4} µs a delivery (target {target}) {met}; {send:.2} µs a send"
-            )?;
+            let target = self.run.targets.as_ref().and_then(|targets| targets.server_cpu_us_per_delivery);
+            let target = against(target, |target| delivery <= target);
+            writeln!(f, "server   {cores:.2} cores; {delivery:.4} µs a delivery{target}; {send:.2} µs a send")?;
         }
         if let Some(rss) = server.rss_max_bytes {
             write!(f, "         {:.1} MiB at most", rss as f64 / f64::from(1 << 20))?;
             if let Some(bytes) = server.bytes_per_connection {
-                let target = self.run.targets.server_bytes_per_connection;
-                let met = met(bytes <= target);
-                write!(f, "; {bytes:.0} bytes a connection (target {target}) {met}")?;
+                let target = self.run.targets.as_ref().map(|targets| targets.server_bytes_per_connection);
+                write!(f, "; {bytes:.0} bytes a connection{}", against(target, |target| bytes <= target))?;
             }
             writeln!(f)?;
         }
@@ -140,12 +161,13 @@ impl Report {
 
     fn write_generator(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(cores) = self.generator_cpu_cores {
-            writeln!(f, "loadgen  {cores:.2} cores")?;
+            let waited = 100.0 * self.generator_waited;
+            writeln!(f, "loadgen  {cores:.2} cores; its threads waited {waited:.0} % of their time for one")?;
         }
-        match &self.generator_bottleneck {
-            Some(why) => writeln!(f, "         generator was the bottleneck: {why}"),
-            None => Ok(()),
+        if let Some(why) = &self.generator_bottleneck {
+            writeln!(f, "         the generator was the bottleneck: {why}")?;
         }
+        self.generator_reads_late.iter().try_for_each(|why| writeln!(f, "         {why}"))
     }
 }
 
@@ -163,6 +185,26 @@ fn label(name: &str) -> &str {
         "loop_lag" => "loop lag",
         other => other,
     }
+}
+
+/// A target and whether it is met, if there is one.
+fn against(target: Option<f64>, is_met: impl Fn(f64) -> bool) -> String {
+    target.map(|target| format!(" (target {target}) {}", met(is_met(target)))).unwrap_or_default()
+}
+
+/// A percentile with so many samples above it: one that rests on few is marked, and one that would be the maximum is
+/// left out.
+fn percentile(ns: u64, above: f64) -> String {
+    match above {
+        ..1.0 => "-".to_owned(),
+        ..SAMPLES_ABOVE_MIN => format!("~{}", time(ns)),
+        _ => time(ns),
+    }
+}
+
+/// A rate; small ones with their fraction.
+fn per_s(n: f64) -> String {
+    if n < 10.0 { format!("{n:.2}") } else { group(n.round() as u64) }
 }
 
 pub(super) fn met(is_met: bool) -> &'static str {

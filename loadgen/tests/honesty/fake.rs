@@ -1,6 +1,6 @@
 //! A small relay on threads that can be told to misbehave, and counts how often it did. For a few dozen users.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use protocol::frame::{Decoder, Deflater, Role, write_close};
 use protocol::handshake::{self, Request as Upgrading};
-use protocol::{Command, Content, Dialect, Event, Message, Page, Start, native};
+use protocol::{Command, Content, Dialect, ErrorCode, Event, Message, Page, Start, native};
 
 use crate::deflate::alter;
 
@@ -53,6 +53,18 @@ pub enum Fault {
     ResumeTwice,
     /// It is told that it was not recovered.
     NotRecovered,
+    /// At the nth message everybody is told to come back after a while, each after another one, and closed.
+    GoAway(u64),
+    /// At the nth message every connection ends without a word.
+    CutAll(u64),
+    /// At the nth message this user's connection ends without a word.
+    CutOne(u64, u32),
+    /// At the nth message every connection ends, and no other one is taken from then on.
+    Vanish(u64),
+    /// Each message is refused once because its user publishes too fast.
+    RateLimited,
+    /// Each message is refused once because the server is busy.
+    Busy,
 }
 
 /// Messages of an announced gap.
@@ -76,6 +88,9 @@ struct State {
     rooms: HashMap<String, Room>,
     /// Seqs by key.
     keys: HashMap<String, u64>,
+    /// Keys that were refused once.
+    refused: HashSet<String>,
+    has_vanished: bool,
     published: u64,
     deliveries: u64,
     injected: u64,
@@ -100,7 +115,7 @@ struct Member {
 
 impl Member {
     fn is(&self, user: u32) -> bool {
-        self.name == format!("u{user}")
+        self.name == format!("test-{user}")
     }
 
     /// Whoever is gone by now gets nothing.
@@ -152,6 +167,35 @@ impl Room {
     }
 }
 
+impl State {
+    /// Ends the connections that the fault is about.
+    fn interrupt(&mut self, fault: Fault, at: u64) {
+        let (Fault::GoAway(n) | Fault::CutAll(n) | Fault::CutOne(n, _) | Fault::Vanish(n)) = fault else { return };
+        if n != at {
+            return;
+        }
+        self.has_vanished = matches!(fault, Fault::Vanish(_));
+        let only = if let Fault::CutOne(_, user) = fault { Some(user) } else { None };
+        for room in self.rooms.values_mut() {
+            for (nth, member) in room.members.iter_mut().enumerate() {
+                if only.is_some_and(|user| !member.is(user)) {
+                    continue;
+                }
+                if let Fault::GoAway(_) = fault {
+                    let mut bytes = Vec::new();
+                    let reconnect_after_ms = 100 + nth as u32;
+                    Dialect::Native.encode(0, &Event::GoingAway { reason: "restart", reconnect_after_ms }, &mut bytes);
+                    write_close(1_001, &format!("going away; reconnect after {reconnect_after_ms} ms"), &mut bytes);
+                    member.send(&bytes);
+                }
+                let _ = member.stream.shutdown(Shutdown::Both);
+                self.injected += 1;
+            }
+            room.members.retain(|member| only.is_some_and(|user| !member.is(user)));
+        }
+    }
+}
+
 impl FakeRelay {
     /// Serves on a free port.
     pub fn start(fault: Fault) -> Self {
@@ -170,6 +214,9 @@ impl FakeRelay {
         let server = Self { address, shared: Arc::clone(&shared) };
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                if shared.lock().has_vanished {
+                    return;
+                }
                 let shared = Arc::clone(&shared);
                 thread::spawn(move || {
                     let address = stream.peer_addr().ok();
@@ -197,6 +244,14 @@ impl FakeRelay {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panics with the lock")
+    }
+
+    /// Whether this message is refused: the first time.
+    fn refuses(&self, key: &str) -> bool {
+        let state = &mut *self.lock();
+        let is_first = matches!(self.fault, Fault::RateLimited | Fault::Busy) && state.refused.insert(key.to_owned());
+        state.injected += u64::from(is_first);
+        is_first
     }
 }
 
@@ -280,6 +335,11 @@ fn answer(
             reply(&Event::History { room: &room, epoch: 1, head, messages: &messages });
             stream.write_all(&bytes).ok()
         }
+        Command::Publish { key, .. } if shared.refuses(key.as_deref()?) => {
+            let code = if shared.fault == Fault::Busy { ErrorCode::Busy } else { ErrorCode::RateLimited };
+            reply(&Event::Error { code, message: "not yet", retry_after_ms: 20 });
+            stream.write_all(&bytes).ok()
+        }
         Command::Publish { room, body, key, .. } => {
             if let Some(&seq) = shared.lock().keys.get(&*key.clone()?) {
                 reply(&Event::Acked { room: &room, seq, id: seq });
@@ -287,6 +347,7 @@ fn answer(
             }
             let nth = publish(stream, shared, user, request.tag, (&room, &key?), &body)?;
             shared.published.notify_all();
+            shared.lock().interrupt(shared.fault, nth);
             (shared.fault != Fault::ClosePublisher(nth)).then_some(())
         }
         _ => None,

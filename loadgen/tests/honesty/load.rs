@@ -24,6 +24,8 @@ pub const SCENARIO: &[&str] = &[
     "2",
     "--progress",
     "none",
+    "--run-id",
+    "test",
 ];
 
 /// A run under way.

@@ -1,5 +1,6 @@
 //! The tool against servers that misbehave in known ways, as real processes: each must be caught with exact counts.
 
+mod absence;
 mod chat;
 mod deflate;
 mod fake;

@@ -40,7 +40,7 @@ fn frames(lines: &[Line]) -> Vec<Vec<u8>> {
 
 fn gap(from: u64, to: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Dialect::Native.encode(0, &Event::Gap { room: "load-0", from, to }, &mut bytes);
+    Dialect::Native.encode(0, &Event::Gap { room: "load-test-0", from, to }, &mut bytes);
     bytes
 }
 
@@ -71,7 +71,7 @@ fn outcome(world: &World, mut crowd: Crowd<'_>) -> (Deliveries, Messages) {
     crowd.record_heard();
     crowd.settle();
     assert_eq!(crowd.faults.by_frequency(), [], "no faults");
-    (crowd.ledger.deliveries, audit(&world.plan, &world.sends, &[crowd.rooms]).messages)
+    (crowd.ledger.deliveries, audit(world, &[crowd.rooms]).messages)
 }
 
 const CLEAN: Messages = Messages {
@@ -353,7 +353,7 @@ impl Script {
             counts: [crowd.counts.frames, crowd.counts.batch_bytes, crowd.counts.inflated_bytes, crowd.counts.bytes],
             timed: crowd.times.delivery.count(),
             times: crowd.times.delivery.summary(),
-            messages: audit(&world.plan, &world.sends, &[crowd.rooms]).messages,
+            messages: audit(&world, &[crowd.rooms]).messages,
         }
     }
 }
