@@ -113,7 +113,8 @@ fn join(crowd: &mut Crowd<'_>, place: u32) {
     };
     let mut answer = Vec::new();
     handshake::accept(&upgrade, Some(native::SUBPROTOCOL), true, &mut answer);
-    let joined = Event::Joined { room: "load-example-0", epoch: 1, from: 0, head: 0, recovering: false, recovered: false };
+    let joined =
+        Event::Joined { room: "load-example-0", epoch: 1, from: 0, head: 0, recovering: false, recovered: false };
     Dialect::Native.encode(JOIN, &joined, &mut answer);
     crowd.on_received(place, &mut answer, 0);
     crowd.actions.clear();

@@ -19,6 +19,7 @@ mod node;
 mod pause;
 mod process;
 mod recovery;
+mod restart;
 mod scylla;
 mod shutdown;
 mod slow;
