@@ -19,7 +19,6 @@ mod node;
 mod pause;
 mod process;
 mod recovery;
-mod restart;
 mod scylla;
 mod shutdown;
 mod slow;
