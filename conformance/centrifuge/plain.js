@@ -52,6 +52,11 @@ class Plain {
     });
   }
 
+  /** Whether such a line was received and not taken. */
+  has(wanted) {
+    return this.#lines.some(wanted);
+  }
+
   /** Sends a command and resolves to its reply. */
   ask(command) {
     const id = ++this.#id;

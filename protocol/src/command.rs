@@ -49,6 +49,19 @@ pub enum Command<'a> {
     Unsupported,
 }
 
+impl Command<'_> {
+    /// The room it is about, if it is about one.
+    pub fn room(&self) -> Option<&str> {
+        match self {
+            Self::Join { room, .. }
+            | Self::Leave { room }
+            | Self::Publish { room, .. }
+            | Self::History { room, .. } => Some(room),
+            Self::Connect { .. } | Self::Ping | Self::Pong | Self::Unsupported => None,
+        }
+    }
+}
+
 /// Where a member's cursor starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a field is what its name says, the rest stands at its variant")]

@@ -40,6 +40,10 @@ pub struct Limits {
     /// Rooms one connection may be a member of
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub rooms_per_session_max: usize,
+    /// Commands of one connection that may be under way: sent to their rooms' owners, or behind these. What waits
+    /// holds no more than --frame-bytes-max besides
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub commands_per_session_max: usize,
     /// Length of a room's or a user's name, bytes
     #[arg(long, default_value_t = 255, value_name = "BYTES")]
     pub name_bytes_max: usize,
@@ -133,6 +137,7 @@ impl Limits {
         at_least("max-connections", self.max_connections as u64, 1)?;
         at_least("max-rooms", self.max_rooms as u64, 1)?;
         at_least("rooms-per-session-max", self.rooms_per_session_max as u64, 1)?;
+        at_least("commands-per-session-max", self.commands_per_session_max as u64, 1)?;
         at_least("session-publish-rate", u64::from(self.session_publish_rate), 1)?;
         at_least("user-publish-rate", u64::from(self.user_publish_rate), 1)?;
         at_least("pending-publishes-max", self.pending_publishes_max as u64, 1)?;

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod mesh;
 pub mod metrics;
 pub mod persist;
+pub mod pipeline;
 pub mod room;
 pub mod serve;
 pub mod session;

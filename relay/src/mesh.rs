@@ -9,7 +9,7 @@ use protocol::{Content, ErrorCode, Page, Start};
 use storage::Record;
 
 use crate::feed::Shared;
-use crate::ids::Principal;
+use crate::ids::{Principal, SessionId};
 use crate::room::Waiter;
 
 /// One message between cores. `waiter` names the connection and its command.
@@ -60,6 +60,20 @@ pub enum Mesh {
     Acked { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
     /// From the owner: a page of history, ascending.
     Page { waiter: Waiter, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>> },
-    /// From the owner: a command was refused. A refused join names its room, so that the member is forgotten.
-    Refused { waiter: Waiter, code: ErrorCode, retry_after_ms: u32, join: Option<Arc<str>> },
+    /// From the owner: a command was refused. After a refused join the member is forgotten.
+    Refused { waiter: Waiter, room: Arc<str>, code: ErrorCode, retry_after_ms: u32, is_join: bool },
+}
+
+impl Mesh {
+    /// Whose command on which room this answers, if it is a reply.
+    pub fn answers(&self) -> Option<(SessionId, Arc<str>)> {
+        match self {
+            Self::Joined { waiter, room, .. }
+            | Self::Acked { waiter, room, .. }
+            | Self::Page { waiter, room, .. }
+            | Self::Refused { waiter, room, .. } => Some((waiter.session, room.clone())),
+            Self::Join { .. } | Self::Leave { .. } | Self::Publish { .. } | Self::History { .. } => None,
+            Self::Deliver { .. } => None,
+        }
+    }
 }

@@ -9,8 +9,10 @@ use protocol::{Close, Dialect};
 use uring::Segment;
 
 use crate::chain::Cursor;
+use crate::config::Limits;
 use crate::feed::Encoding;
 use crate::ids::SessionId;
+use crate::pipeline::Pipeline;
 use crate::room::Bucket;
 
 /// What the connection's bytes mean now.
@@ -91,6 +93,8 @@ pub struct Session {
     /// None until the connect command.
     pub user: Option<Arc<str>>,
     pub rooms: Vec<Membership>,
+    /// Its commands on rooms that are under way, if there are any.
+    pub pipeline: Option<Box<Pipeline>>,
     /// Whole frames for this connection alone, in front of feed visits.
     pub replies: Vec<u8>,
     /// The bytes in flight, and after a send that was taken in part the rest of them, which goes first.
@@ -118,6 +122,7 @@ impl Session {
             decoder: Decoder::new(Role::Server, message_bytes_max),
             user: None,
             rooms: Vec::new(),
+            pipeline: None,
             replies: Vec::new(),
             rest: None,
             bucket: None,
@@ -138,6 +143,13 @@ impl Session {
             Speaks::Dialect(dialect) => Some(Encoding { dialect, deflate: self.deflate }),
             Speaks::Echo => None,
         }
+    }
+
+    /// It has as many commands under way as it may: no more are to be read.
+    pub fn is_at_its_share(&self, limits: &Limits) -> bool {
+        self.pipeline.as_ref().is_some_and(|pipeline| {
+            pipeline.commands() >= limits.commands_per_session_max || pipeline.waiting_bytes() >= limits.frame_bytes_max
+        })
     }
 
     pub fn is_open(&self) -> bool {

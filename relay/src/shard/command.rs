@@ -9,9 +9,9 @@ use protocol::{Close, Command, Content, Dialect, ErrorCode, Event, Request, cent
 
 use super::Shard;
 use crate::dedupe::key_hash;
-use crate::ids::{Principal, Rights, SessionId, owner_of};
-use crate::mesh::Mesh;
-use crate::room::{Bucket, Rate, Waiter};
+use crate::ids::{SessionId, owner_of};
+use crate::pipeline::Ask;
+use crate::room::{Bucket, Rate};
 use crate::session::{Phase, Sending, Session, Speaks};
 
 /// Where conformance suites find the echo.
@@ -216,17 +216,12 @@ impl Shard {
         if !session.is_open() {
             return;
         }
-        if let Err((code, message, retry_after_ms)) = self.run(session, dialect, request) {
-            self.stats.refused += 1;
-            if request.tag != 0 {
-                dialect.encode(request.tag, &Event::Error { code, message, retry_after_ms }, &mut session.replies);
-            }
-        }
+        let outcome = self.run(session, dialect, request);
+        self.refuse_at_once(session, dialect, request.tag, outcome);
     }
 
-    /// Runs a command as far as this shard can: the rest is the room's owner's.
+    /// Runs a command that asks nothing of a room; the others are checked and get in line.
     fn run(&mut self, session: &mut Session, dialect: Dialect, request: &Request<'_>) -> Result<(), Refusal> {
-        let waiter = Waiter { session: session.id, tag: request.tag };
         match &request.command {
             Command::Pong => return Ok(()),
             Command::Ping => {
@@ -240,33 +235,19 @@ impl Shard {
         let Some(user) = session.user.clone() else {
             return Err((ErrorCode::NotConnected, "connect first", 0));
         };
-        let principal = Principal { user, rights: Rights::ALL };
-        match &request.command {
-            Command::Join { room, start } => {
-                let (room, owner) = self.route(room)?;
-                let shared = self.begin_join(session, &room, *start)?;
-                self.ask(owner, Mesh::Join { waiter, room, principal, start: *start, shared });
-            }
-            Command::Leave { room } => {
-                if !self.leave(session, room) {
-                    return Err((ErrorCode::NotJoined, "not a member of this room", 0));
-                }
-                dialect.encode(request.tag, &Event::Left { room }, &mut session.replies);
-            }
-            Command::Publish { room, content, body, key } => {
-                let (room, owner) = self.route(room)?;
+        let Some(room) = request.command.room() else { return Ok(()) };
+        let room: Arc<str> = self.name(room)?.into();
+        let ask = match &request.command {
+            Command::Join { start, .. } => Ask::Join { start: *start },
+            Command::Publish { content, body, key, .. } => {
                 self.check_publish(session, *content, body, key.as_deref())?;
-                let key = key.as_deref().map(|key| key_hash(&principal.user, key));
-                let body = Box::from(&**body);
-                self.ask(owner, Mesh::Publish { waiter, room, principal, content: *content, body, key });
+                let key = key.as_deref().map(|key| key_hash(&user, key));
+                Ask::Publish { content: *content, body: Box::from(&**body), key }
             }
-            Command::History { room, page, limit } => {
-                let (room, owner) = self.route(room)?;
-                self.ask(owner, Mesh::History { waiter, room, principal, page: *page, limit: *limit });
-            }
-            Command::Connect { .. } | Command::Ping | Command::Pong | Command::Unsupported => {}
-        }
-        Ok(())
+            Command::History { page, limit, .. } => Ask::History { page: *page, limit: *limit },
+            _ => Ask::Leave,
+        };
+        self.in_order(session, dialect, (request.tag, room), ask)
     }
 
     fn connect(
@@ -290,14 +271,13 @@ impl Shard {
         Ok(())
     }
 
-    /// A room's name and owner, if the name is valid and the owner takes commands.
-    fn route(&self, room: &str) -> Result<(Arc<str>, usize), Refusal> {
-        let room: Arc<str> = self.name(room)?.into();
-        let owner = owner_of(&room, self.setup.shards);
+    /// A room's owner, if it takes commands.
+    pub(super) fn owner(&self, room: &str) -> Result<usize, Refusal> {
+        let owner = owner_of(room, self.setup.shards);
         if self.lane_is_full(owner) || self.upkeep.is_stopping() {
             return Err((ErrorCode::Busy, "the relay is overloaded or stopping", BUSY_RETRY_MS));
         }
-        Ok((room, owner))
+        Ok(owner)
     }
 
     fn name<'n>(&self, name: &'n str) -> Result<&'n str, Refusal> {

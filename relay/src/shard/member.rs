@@ -85,8 +85,9 @@ impl Shard {
         true
     }
 
-    /// Leaves all rooms. Joins that are under way are left when their reply comes.
+    /// Leaves all rooms, and forgets what waits for its turn. Joins that are under way are left when their reply comes.
     pub(super) fn leave_all(&mut self, session: &mut Session) {
+        session.pipeline = None;
         for membership in mem::take(&mut session.rooms) {
             if membership.is_joined() {
                 self.forget(session.encoding(), membership);
@@ -190,9 +191,16 @@ impl Shard {
         self.answer(waiter, &Event::History { room, epoch, head, messages: &messages });
     }
 
-    pub(super) fn on_refused(&mut self, waiter: Waiter, code: ErrorCode, retry_after_ms: u32, join: Option<&str>) {
+    pub(super) fn on_refused(
+        &mut self,
+        waiter: Waiter,
+        room: &str,
+        code: ErrorCode,
+        retry_after_ms: u32,
+        is_join: bool,
+    ) {
         self.stats.refused += 1;
-        if let Some(&index) = join.and_then(|room| self.feed_of.get(room)) {
+        if let Some(&index) = self.feed_of.get(room).filter(|_| is_join) {
             self.feed(index).joining -= 1;
             if let Some(session) = self.sessions.get(waiter.session) {
                 session.rooms.retain(|m| m.feed != index || m.is_joined());

@@ -1,13 +1,14 @@
 //! One core's part of the relay, as a plain synchronous value: what happened goes in, effects come out.
 //!
-//! A table of contents. [`command`] turns a connection's bytes into commands, [`owner`] runs the rooms this shard
-//! owns, [`member`] serves the members connected here,
+//! A table of contents. [`command`] turns a connection's bytes into commands, [`order`] lets them go on in their order,
+//! [`owner`] runs the rooms this shard owns, [`member`] serves the members connected here,
 //! [`fanout`] says when each is visited, [`upkeep`] is what time alone causes. `session`, `room` and
 //! `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
 
 mod command;
 mod fanout;
 mod member;
+mod order;
 mod outbox;
 mod owner;
 mod page;
@@ -166,18 +167,20 @@ impl Shard {
 
     /// A message from another shard.
     pub fn on_mesh(&mut self, message: Mesh) {
-        let is_reply =
-            matches!(message, Mesh::Joined { .. } | Mesh::Acked { .. } | Mesh::Page { .. } | Mesh::Refused { .. });
-        self.unanswered -= u64::from(is_reply);
+        let answered = message.answers();
         match message {
             Mesh::Join { .. } | Mesh::Leave { .. } | Mesh::Publish { .. } | Mesh::History { .. } => self.own(message),
             Mesh::Joined { .. } => self.on_joined(message),
             Mesh::Deliver { room, records } => self.on_deliver(&room, &records),
             Mesh::Acked { waiter, room, seq, id } => self.on_acked(waiter, &room, seq, id),
             Mesh::Page { waiter, room, epoch, head, records } => self.on_page(waiter, &room, epoch, head, &records),
-            Mesh::Refused { waiter, code, retry_after_ms, join } => {
-                self.on_refused(waiter, code, retry_after_ms, join.as_deref());
+            Mesh::Refused { waiter, room, code, retry_after_ms, is_join } => {
+                self.on_refused(waiter, &room, code, retry_after_ms, is_join);
             }
+        }
+        if let Some((session, room)) = answered {
+            self.unanswered -= 1;
+            self.go_on(session, &room);
         }
     }
 
@@ -256,6 +259,12 @@ impl Shard {
     /// Most bytes of replies that wait for one connection.
     pub fn replies_bytes(&self) -> usize {
         self.sessions.slice(0, 1).map(|session| session.replies.len()).max().unwrap_or(0)
+    }
+
+    /// Most commands under way of one connection.
+    pub fn commands(&self) -> usize {
+        let pipelines = self.sessions.slice(0, 1).filter_map(|session| session.pipeline.as_ref());
+        pipelines.map(|pipeline| pipeline.commands()).max().unwrap_or(0)
     }
 
     /// How often members are visited now.

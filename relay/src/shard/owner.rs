@@ -176,20 +176,20 @@ impl Shard {
         match message {
             Mesh::Publish { waiter, principal, content, body, key, .. } => {
                 if !principal.rights.publish {
-                    return self.refuse(waiter, ErrorCode::Denied, 0, None);
+                    return self.refuse(waiter, &room.name, ErrorCode::Denied, 0);
                 }
                 let publish = Publish { user: principal.user, content, body, key, waiter };
                 self.publish(index, room, publish);
             }
             Mesh::Join { waiter, ref principal, start, shared, .. } => {
                 if !principal.rights.read {
-                    return self.refuse(waiter, ErrorCode::Denied, 0, Some(room.name.clone()));
+                    return self.refuse_join(waiter, &room.name, ErrorCode::Denied, 0);
                 }
                 self.join(index, room, waiter, (start, shared), message, extra);
             }
             Mesh::History { waiter, ref principal, page, limit, .. } => {
                 if !principal.rights.read {
-                    return self.refuse(waiter, ErrorCode::Denied, 0, None);
+                    return self.refuse(waiter, &room.name, ErrorCode::Denied, 0);
                 }
                 let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
                 let (first, last) = page_range(page, limit, room.kept_from..=room.durable);
@@ -218,9 +218,9 @@ impl Shard {
             Verdict::Repeat { seq, id } => {
                 self.reply(waiter, Mesh::Acked { waiter, room: room.name.clone(), seq, id });
             }
-            Verdict::Busy => self.refuse(waiter, ErrorCode::Busy, BUSY_RETRY_MS, None),
+            Verdict::Busy => self.refuse(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS),
             Verdict::RateLimited { retry_after_ms } => {
-                self.refuse(waiter, ErrorCode::RateLimited, retry_after_ms, None);
+                self.refuse(waiter, &room.name, ErrorCode::RateLimited, retry_after_ms);
             }
         }
     }
@@ -255,7 +255,7 @@ impl Shard {
             }
             Start::Since { seq, .. } if seq > head && seq <= room.cut => {
                 // This core's lane is full and its members are behind what the client has seen elsewhere.
-                return self.refuse(waiter, ErrorCode::Busy, BUSY_RETRY_MS, Some(room.name.clone()));
+                return self.refuse_join(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS);
             }
             Start::Since { seq, epoch } => {
                 let known = epoch.is_none_or(|epoch| epoch == room.epoch) && seq <= head;
@@ -411,16 +411,20 @@ impl Shard {
         self.post(waiter.session.shard(), message);
     }
 
-    pub(super) fn refuse(&mut self, waiter: Waiter, code: ErrorCode, retry_after_ms: u32, join: Option<Arc<str>>) {
-        self.reply(waiter, Mesh::Refused { waiter, code, retry_after_ms, join });
+    pub(super) fn refuse(&mut self, waiter: Waiter, room: &Arc<str>, code: ErrorCode, retry_after_ms: u32) {
+        self.reply(waiter, Mesh::Refused { waiter, room: room.clone(), code, retry_after_ms, is_join: false });
+    }
+
+    fn refuse_join(&mut self, waiter: Waiter, room: &Arc<str>, code: ErrorCode, retry_after_ms: u32) {
+        self.reply(waiter, Mesh::Refused { waiter, room: room.clone(), code, retry_after_ms, is_join: true });
     }
 
     /// Refuses a command that cannot be run.
     pub(super) fn refuse_message(&mut self, message: &Mesh, code: ErrorCode, retry_after_ms: u32) {
         match message {
-            Mesh::Join { waiter, room, .. } => self.refuse(*waiter, code, retry_after_ms, Some(room.clone())),
-            Mesh::Publish { waiter, .. } | Mesh::History { waiter, .. } => {
-                self.refuse(*waiter, code, retry_after_ms, None);
+            Mesh::Join { waiter, room, .. } => self.refuse_join(*waiter, room, code, retry_after_ms),
+            Mesh::Publish { waiter, room, .. } | Mesh::History { waiter, room, .. } => {
+                self.refuse(*waiter, room, code, retry_after_ms);
             }
             _ => {}
         }

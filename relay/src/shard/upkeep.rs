@@ -157,13 +157,14 @@ impl Shard {
         let rounds = self.upkeep.rounds % PARTS;
         for index in (rounds..self.rooms.len()).step_by(PARTS) {
             let mut told: Vec<(Waiter, bool)> = Vec::new();
-            let mut idle = None;
+            let mut idle_or_late = None;
             match &mut self.rooms[index] {
                 Some(Owned::Ready(room)) => {
                     room.give_up(self.now.us, timeout_us, |waiter, unknown| told.push((waiter, unknown)));
                     room.tidy(self.rate, self.now.us);
-                    if room.is_idle() && room.used_us + ROOM_IDLE_US <= self.now.us {
-                        idle = Some(room.name.clone());
+                    let is_idle = room.is_idle() && room.used_us + ROOM_IDLE_US <= self.now.us;
+                    if is_idle || !told.is_empty() {
+                        idle_or_late = Some((room.name.clone(), is_idle));
                     }
                 }
                 Some(Owned::Loading { waiting, since_us }) if *since_us + timeout_us <= self.now.us => {
@@ -173,11 +174,12 @@ impl Shard {
                 }
                 _ => {}
             }
+            let Some((name, is_idle)) = idle_or_late else { continue };
             for (waiter, unknown) in told {
                 let code = if unknown { ErrorCode::Unknown } else { ErrorCode::Busy };
-                self.refuse(waiter, code, BUSY_RETRY_MS, None);
+                self.refuse(waiter, &name, code, BUSY_RETRY_MS);
             }
-            if let Some(name) = idle {
+            if is_idle {
                 self.unload(index as u32, &name);
             }
         }

@@ -195,6 +195,11 @@ impl Client {
         }
     }
 
+    /// Nothing was heard that was not asked for, up to the last reply.
+    pub fn is_silent(&self) -> bool {
+        self.events.iter().all(|(_, event)| *event == Event::Ping)
+    }
+
     /// Waits until there is an event that is no ping, and leaves it there.
     pub fn wait(&mut self) {
         let event = self.next();

@@ -16,6 +16,7 @@ mod limits;
 mod metrics;
 #[path = "../../../storage/tests/cql/node.rs"]
 mod node;
+mod order;
 mod pause;
 mod process;
 mod recovery;

@@ -192,6 +192,14 @@ impl Client {
         let Some(asked) = conn.waiting.remove(&tag) else {
             panic!("invariant 8, one reply for a request: client {} hears {tag} {heard:?}", self.index)
         };
+        if !is_refused_at_the_door(conn, &asked, &heard, env) {
+            let overtaken = conn.overtaken(tag, &asked, &env.oracle);
+            assert!(
+                overtaken.is_none(),
+                "invariant 12, commands on a room take effect in order: client {} hears of {tag} {asked:?} before {overtaken:?}",
+                self.index
+            );
+        }
         match (asked, heard) {
             (asked, Heard::Refused { code }) => self.refused(conn, asked, code, env),
             (Asked::Connect, Heard::Connected { user }) => assert!(user == self.user, "taken for {user}"),
@@ -205,15 +213,23 @@ impl Client {
                 check_start(start, real, (from, head, recovered), &room, env);
                 self.places.insert(room.clone(), (epoch, from));
                 self.know(&room, head.unwrap_or(from));
+                Self::told_head(conn, &room, head.unwrap_or(from));
                 let place = Place { last: from, promised: head.unwrap_or(from) };
                 assert!(conn.joined.insert(room.clone(), place).is_none(), "joined {room} twice");
             }
             (Asked::Leave { room }, Heard::Left) => {
                 assert!(conn.joined.remove(&room).is_some(), "left {room} without being in it");
+                if conn.waiting.values().any(|other| other.room(&env.oracle) == Some(&room)) {
+                    env.meet("a leave with something behind it");
+                }
             }
             (Asked::Publish(Name(body)), Heard::Acked { seq, id }) => {
                 env.oracle.acked(&body, seq, id);
-                self.know(&env.oracle.sent(&body).room, seq);
+                let sent = env.oracle.sent(&body);
+                self.know(&sent.room, seq);
+                if sent.is_first_attempt() {
+                    Self::told_ack(conn, &sent.room, (tag, seq));
+                }
             }
             (Asked::History { room, page, limit }, Heard::History { epoch, head, lines }) => {
                 assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
@@ -225,11 +241,33 @@ impl Client {
                     env.meet("a page that begins with what is kept");
                 }
                 self.know(&room, head);
+                let acked = conn.told.get(&room).map_or(0, |told| told.acked.1);
+                assert!(
+                    head >= acked,
+                    "invariant 12, commands on a room take effect in order: history of {room} ends at {head}, before {acked}"
+                );
+                Self::told_head(conn, &room, head);
                 self.page = Some((head, lines.last().map_or(head, |line| line.seq)));
             }
             (Asked::Ping, Heard::Pong) => {}
             (asked, heard) => panic!("invariant 8: {asked:?} is answered by {heard:?}"),
         }
+    }
+
+    /// A join or history was answered: what this connection publishes from now on is behind it.
+    fn told_head(conn: &mut Conn, room: &Arc<str>, head: u64) {
+        conn.told.entry(room.clone()).or_default().head = head;
+    }
+
+    /// A message that was sent once was stored: behind what the connection asked for and published before it.
+    fn told_ack(conn: &mut Conn, room: &Arc<str>, (tag, seq): (u32, u64)) {
+        let told = conn.told.entry(room.clone()).or_default();
+        let is_in_order = seq > told.head && (tag, seq) > told.acked && seq > told.acked.1;
+        assert!(
+            is_in_order,
+            "invariant 12, commands on a room take effect in order: {room} {seq} is the ack of {tag} after {told:?}"
+        );
+        told.acked = (tag, seq);
     }
 
     fn know(&mut self, room: &Arc<str>, seq: u64) {
@@ -283,13 +321,14 @@ impl Client {
                 _ => overloaded,
             },
             Asked::Join { room, .. } => match code {
-                E::Already => conn.joined.contains_key(room) || conn.is_joining(room),
+                E::Already => conn.joined.contains_key(room),
                 E::TooManyRooms | E::TooLarge => {
                     conn.joined.len() + conn.waiting.len() + 1 >= limits.rooms_per_session_max
                 }
                 _ => overloaded,
             },
-            Asked::Leave { room } => code == E::NotJoined && !conn.joined.contains_key(room),
+            Asked::Leave { room } if code == E::NotJoined => !conn.joined.contains_key(room),
+            Asked::Leave { .. } => code == E::Busy && conn.may_be_at_its_share(&asked, limits),
             Asked::History { .. } => overloaded,
             Asked::Connect | Asked::Ping => false,
         };
@@ -343,6 +382,16 @@ fn may_be_dropped(room: &str, from: u64, env: &mut Env) -> bool {
     let limits = &env.plan.limits;
     let was_cut_off = limits.lane_messages_max <= SHORT_LANE && messages > limits.tail_messages_max;
     was_cut_off || frames_bytes >= limits.feed_bytes_max / 4 || env.clock.age_ms_max(time_ms) >= KEEP_MS
+}
+
+/// A command that was refused before it got in line: it has no effect, so nothing waits for it or is waited for.
+fn is_refused_at_the_door(conn: &Conn, asked: &Asked, heard: &Heard<'_>, env: &Env) -> bool {
+    let Heard::Refused { code } = heard else { return false };
+    match code {
+        ErrorCode::TooLarge | ErrorCode::RateLimited => matches!(asked, Asked::Publish(_)),
+        ErrorCode::Busy => matches!(asked, Asked::Publish(_)) || conn.may_be_at_its_share(asked, &env.plan.limits),
+        _ => false,
+    }
 }
 
 /// What a join reply may say to what was asked.

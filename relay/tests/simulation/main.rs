@@ -4,7 +4,8 @@
 //! 1 nothing acked is ever lost, 2 nothing is delivered that is not stored, 3 one order, dense seqs and unique rising
 //! ids for everyone, 4 an idempotency key is stored once, 5 no silent gap and no duplicate, 6 streams stay whole,
 //! 7 in the end everybody has everything, 8 one reply for each request, 9 memory is bounded, 10 nothing leaks,
-//! 11 what has not expired is found, however much before it has.
+//! 11 what has not expired is found, however much before it has, 12 a connection's commands on one room take effect in
+//! their order, whatever is under way.
 
 mod client;
 mod disk;
@@ -33,7 +34,7 @@ const SABOTAGE_SEEDS: u64 = 1000;
 const TORN_PART: u64 = 1000;
 
 /// What the seeds together must have met, or the simulation proves little.
-const TO_MEET: [&str; 34] = [
+const TO_MEET: [&str; 35] = [
     "a chunk that overlaps",
     "a crash",
     "a deflated message",
@@ -44,6 +45,7 @@ const TO_MEET: [&str; 34] = [
     "a gap",
     "a gap in what was promised",
     "a gap that ends a membership",
+    "a leave with something behind it",
     "a paced feed",
     "a page that begins with what is kept",
     "a recovery",

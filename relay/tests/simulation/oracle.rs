@@ -227,6 +227,11 @@ impl Oracle {
 }
 
 impl Sent {
+    /// Nobody sent it twice.
+    pub fn is_first_attempt(&self) -> bool {
+        self.attempts == 1
+    }
+
     pub fn new(room: &Arc<str>, user: &str, key: Option<String>, content: Content) -> Self {
         Self { room: room.clone(), user: user.to_owned(), key, content, attempts: 0, refusals: 0, acked: None }
     }

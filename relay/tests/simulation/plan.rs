@@ -100,6 +100,7 @@ fn limits(rng: &mut Rng, rooms: usize, storm: bool) -> Limits {
         max_connections: pick(rng, &[1000, 1000, 2]),
         max_rooms: pick(rng, &[2, 100, 100]),
         rooms_per_session_max: rng.usize(1..=rooms),
+        commands_per_session_max: pick(rng, &[3, 20, 256]),
         body_bytes_max,
         frame_bytes_max: body_bytes_max + 2 * 255 + 1024,
         session_publish_rate: rate,

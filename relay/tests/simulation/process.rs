@@ -198,6 +198,9 @@ impl Process {
             let room = if env.calm { usize::MAX } else { env.plan.lane_messages.saturating_sub(lane.len()) };
             let outbox = &mut outbox.mesh[to];
             let count = outbox.len().min(room);
+            if env.sabotage == Some(Sabotage::Overtake) {
+                overtake(&mut outbox[..count]);
+            }
             let moved = outbox.drain(..count).filter_map(|message| spoil(message, env.sabotage, &mut env.rng));
             lane.extend(moved);
         }
@@ -220,6 +223,8 @@ impl Process {
                 *env.met.entry("a full lane").or_default() += 1;
             }
         }
+        let (commands, max) = (self.shards[n].commands(), limits.commands_per_session_max);
+        assert!(commands <= max, "invariant 9: {commands} commands of one connection are under way, {max} may");
         if self.shards[n].paced_feeds() > 0 {
             *env.met.entry("a paced feed").or_default() += 1;
         }
@@ -276,6 +281,19 @@ fn brief(message: &Mesh) -> String {
         Mesh::Page { waiter, room, .. } => format!("page {room} {waiter:?}"),
         Mesh::Publish { waiter, room, .. } => format!("publish {room} {waiter:?}"),
         other => format!("{other:?}"),
+    }
+}
+
+/// Lets a publish overtake the one right before it, of the same connection in the same room.
+fn overtake(messages: &mut [Mesh]) {
+    let of = |message: &Mesh| match message {
+        Mesh::Publish { waiter, room, .. } => Some((waiter.session, room.clone())),
+        _ => None,
+    };
+    if let Some(at) =
+        (1..messages.len()).find(|&at| of(&messages[at]).is_some_and(|one| of(&messages[at - 1]) == Some(one)))
+    {
+        messages.swap(at - 1, at);
     }
 }
 

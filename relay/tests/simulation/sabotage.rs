@@ -29,6 +29,8 @@ pub enum Sabotage {
     ForgetIds,
     /// Storage says of the first message it is asked for that it has expired.
     ForgetOld,
+    /// Two publishes of one connection in one room change places on their way to the owner.
+    Overtake,
 }
 
 impl Sabotage {
@@ -44,10 +46,11 @@ impl Sabotage {
             Self::FlipBit => "invariant 6",
             Self::ForgetKeys => "invariant 4",
             Self::ForgetOld => "invariant 11",
+            Self::Overtake => "invariant 12",
         }
     }
 
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,
         Self::SwapRecords,
@@ -61,5 +64,6 @@ impl Sabotage {
         Self::ForgetKeys,
         Self::ForgetIds,
         Self::ForgetOld,
+        Self::Overtake,
     ];
 }

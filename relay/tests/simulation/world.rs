@@ -75,6 +75,7 @@ impl World {
         self.start();
         self.calm_down();
         self.audit();
+        self.speak_everywhere();
         self.all_leave();
         self.env.meet("a whole simulation");
         *self.env.met.entry("an ack").or_default() += self.env.oracle.acks() as u64;
@@ -300,6 +301,14 @@ impl World {
                 assert!(refusals < 10, "invariant 1: history of {room} is refused");
             }
         }
+    }
+
+    /// The auditor says something in every room: whoever thinks to be a member hears it, and nobody else does.
+    fn speak_everywhere(&mut self) {
+        for room in self.env.plan.rooms.clone() {
+            self.clients.last_mut().expect("the auditor").speak(&room, &mut self.env);
+        }
+        self.calm_down();
     }
 
     /// When nobody is left, nothing is.

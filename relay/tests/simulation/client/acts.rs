@@ -43,16 +43,24 @@ impl Client {
         if env.chance(drop_percent) {
             return self.vanish(&conn, env);
         }
-        match env.rng.u8(..98) {
+        match env.rng.u8(..103) {
+            98.. => self.pipeline(&mut conn, env),
             0..50 => {
                 for _ in 0..env.rng.u32(1..=env.plan.burst) {
-                    self.publish(&mut conn, env);
+                    let room = Self::room(env);
+                    self.publish(&mut conn, room, env);
                 }
             }
             50..60 => self.repeat(&mut conn, env),
-            60..78 => self.join(&mut conn, env),
-            78..83 => self.leave(&mut conn, env),
-            83..92 => self.history(&mut conn, env),
+            60..78 => {
+                let room = Self::room(env);
+                self.join(&mut conn, room, env);
+            }
+            78..83 => self.leave_some(&mut conn, env),
+            83..92 => {
+                let room = Self::room(env);
+                self.history(&mut conn, room, env);
+            }
             92..96 => self.ask(&mut conn, Asked::Ping, Command::Ping, env),
             96 => {
                 env.trace.add(|| format!("client {} says close", self.index));
@@ -110,9 +118,29 @@ impl Client {
         env.plan.rooms[env.rng.usize(..env.plan.rooms.len())].clone()
     }
 
-    fn publish(&mut self, conn: &mut Conn, env: &mut Env) {
-        self.published += 1;
+    /// Several commands on one room, of which each is to find what those before it did.
+    fn pipeline(&mut self, conn: &mut Conn, env: &mut Env) {
         let room = Self::room(env);
+        for _ in 0..env.rng.u32(2..=9) {
+            let room = room.clone();
+            match env.rng.u8(..8) {
+                0..3 => self.join(conn, room, env),
+                3..6 => self.leave(conn, room, env),
+                6 => self.publish(conn, room, env),
+                _ => self.history(conn, room, env),
+            }
+        }
+    }
+
+    /// Publishes something in a room, from outside.
+    pub fn speak(&mut self, room: &Arc<str>, env: &mut Env) {
+        let mut conn = self.conn.take().expect("it is connected");
+        self.publish(&mut conn, room.clone(), env);
+        self.conn = Some(conn);
+    }
+
+    fn publish(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
+        self.published += 1;
         let kinds = if self.dialect == Dialect::Native { 3 } else { 2 };
         let content = Content::from_u8(env.rng.u8(..kinds)).expect("three kinds");
         let name = format!("{}.{}", self.index, self.published);
@@ -158,13 +186,13 @@ impl Client {
         };
         if self.dialect == Dialect::Native && env.rng.u8(..10) == 0 {
             env.trace.add(|| format!("client {} publishes without a tag to {room}", self.index));
+            conn.untagged += 1;
             return conn.request(self.dialect, 0, publish(body), env);
         }
         self.ask(conn, Asked::Publish(Name(body.clone())), publish(body), env);
     }
 
-    fn join(&mut self, conn: &mut Conn, env: &mut Env) {
-        let room = Self::room(env);
+    fn join(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
         let place = self.places.get(&room).copied();
         let start = match (place, env.rng.u8(..20)) {
             (Some((epoch, seq)), 0..10) => Start::Since { seq, epoch: Some(epoch) },
@@ -202,16 +230,19 @@ impl Client {
         }
     }
 
-    fn leave(&mut self, conn: &mut Conn, env: &mut Env) {
+    fn leave_some(&mut self, conn: &mut Conn, env: &mut Env) {
         let room = match conn.joined.keys().next() {
             Some(room) if env.rng.u8(..4) != 0 => room.clone(),
             _ => Self::room(env),
         };
+        self.leave(conn, room, env);
+    }
+
+    fn leave(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
         self.ask(conn, Asked::Leave { room: room.clone() }, Command::Leave { room: room.to_string().into() }, env);
     }
 
-    fn history(&mut self, conn: &mut Conn, env: &mut Env) {
-        let room = Self::room(env);
+    fn history(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
         let head = env.oracle.head(&room);
         let seq = env.rng.u64(..=head + 2);
         let page = [Page::Newest, Page::Before(seq), Page::After(seq), Page::Around(seq)][env.rng.usize(..4)];

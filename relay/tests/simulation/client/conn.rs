@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use protocol::frame::{self, Decoder, Opcode, Role};
 use protocol::{Command, Dialect, Page, Request, Start};
+use relay::config::Limits;
 use relay::ids::SessionId;
 
 use crate::env::Env;
+use crate::oracle::Oracle;
 use crate::speech::{self, RSV1};
 
 /// A body, which is its message's name. Shown in brief.
@@ -42,6 +44,30 @@ pub enum Asked {
     Ping,
 }
 
+impl Asked {
+    /// The room it is about.
+    pub fn room<'a>(&'a self, oracle: &'a Oracle) -> Option<&'a Arc<str>> {
+        match self {
+            Self::Join { room, .. } | Self::Leave { room } | Self::History { room, .. } => Some(room),
+            Self::Publish(Name(body)) => Some(&oracle.sent(body).room),
+            Self::Connect | Self::Ping => None,
+        }
+    }
+
+    fn body_bytes(&self) -> usize {
+        if let Self::Publish(Name(body)) = self { body.len() } else { 0 }
+    }
+}
+
+/// What a connection was told of a room, in the order of its commands.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Told {
+    /// Up to where the room reached by the reply of a join or history.
+    pub head: u64,
+    /// The last ack of a message that was sent once: tag and seq.
+    pub acked: (u32, u64),
+}
+
 /// A room as one of its members knows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
@@ -63,6 +89,9 @@ pub struct Conn {
     pub deflates: bool,
     pub tag: u32,
     pub waiting: BTreeMap<u32, Asked>,
+    /// Publishes that asked for no reply.
+    pub untagged: usize,
+    pub told: BTreeMap<Arc<str>, Told>,
     /// Rooms it is a member of.
     pub joined: BTreeMap<Arc<str>, Place>,
     /// It sent something that cannot be read, and only waits for the end.
@@ -87,6 +116,8 @@ impl Conn {
             deflates: false,
             tag: 0,
             waiting: BTreeMap::new(),
+            untagged: 0,
+            told: BTreeMap::new(),
             joined: BTreeMap::new(),
             misbehaved: false,
             rude: env.rng.u8(..10) == 0 && !env.calm,
@@ -101,8 +132,21 @@ impl Conn {
         self.misbehaved && self.head.is_some()
     }
 
-    pub fn is_joining(&self, room: &str) -> bool {
-        self.waiting.values().any(|asked| matches!(asked, Asked::Join { room: other, .. } if **other == *room))
+    /// It may have as many commands under way as it may, one that was just answered among them.
+    pub fn may_be_at_its_share(&self, answered: &Asked, limits: &Limits) -> bool {
+        let commands = self.waiting.len() + self.untagged + 1;
+        let bytes: usize = self.waiting.values().chain([answered]).map(Asked::body_bytes).sum();
+        commands > limits.commands_per_session_max
+            || bytes + self.untagged * limits.body_bytes_max > limits.frame_bytes_max
+    }
+
+    /// A command on the same room that was to take effect before this one and is not answered.
+    pub fn overtaken(&self, tag: u32, asked: &Asked, oracle: &Oracle) -> Option<(&u32, &Asked)> {
+        let room = asked.room(oracle)?;
+        let is_publish = |asked: &Asked| matches!(asked, Asked::Publish(_));
+        let before = self.waiting.range(..tag).filter(|(_, other)| other.room(oracle) == Some(room));
+        // Publishes take effect in their order however they are answered: what is known of one is told at once.
+        before.into_iter().find(|(_, other)| !(is_publish(asked) && is_publish(other)))
     }
 
     pub fn push(&self, bytes: &[u8], env: &mut Env) {

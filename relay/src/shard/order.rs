@@ -1,0 +1,107 @@
+//! A connection's commands on rooms: each goes on when those before it on the same room were answered.
+//!
+//! Whatever else a command may have to wait for belongs in front of [`Shard::in_order`], where all of them pass.
+
+use std::sync::Arc;
+
+use protocol::{Dialect, ErrorCode, Event};
+
+use super::Shard;
+use super::command::{BUSY_RETRY_MS, Refusal};
+use crate::ids::{Principal, Rights, SessionId};
+use crate::mesh::Mesh;
+use crate::pipeline::Ask;
+use crate::room::Waiter;
+use crate::session::{Session, Speaks};
+
+impl Shard {
+    /// Carries out a command on a room, now or behind those of the room that are under way.
+    pub(super) fn in_order(
+        &mut self,
+        session: &mut Session,
+        dialect: Dialect,
+        (tag, room): (u32, Arc<str>),
+        ask: Ask,
+    ) -> Result<(), Refusal> {
+        if session.is_at_its_share(&self.setup.limits) {
+            return Err((ErrorCode::Busy, "too many commands under way on this connection", BUSY_RETRY_MS));
+        }
+        let ask = match &mut session.pipeline {
+            Some(pipeline) => pipeline.admit(&room, tag, ask),
+            None => Some(ask),
+        };
+        ask.map_or(Ok(()), |ask| self.carry_out(session, dialect, (tag, room), ask))
+    }
+
+    /// Carries out a command as far as this shard can: the rest is the room's owner's.
+    fn carry_out(
+        &mut self,
+        session: &mut Session,
+        dialect: Dialect,
+        (tag, room): (u32, Arc<str>),
+        ask: Ask,
+    ) -> Result<(), Refusal> {
+        if matches!(ask, Ask::Leave) {
+            if !self.leave(session, &room) {
+                return Err((ErrorCode::NotJoined, "not a member of this room", 0));
+            }
+            dialect.encode(tag, &Event::Left { room: &room }, &mut session.replies);
+            return Ok(());
+        }
+        let owner = self.owner(&room)?;
+        let Some(user) = session.user.clone() else {
+            return Err((ErrorCode::NotConnected, "connect first", 0));
+        };
+        let principal = Principal { user, rights: Rights::ALL };
+        let waiter = Waiter { session: session.id, tag };
+        let is_publish = ask.is_publish();
+        let command = match ask {
+            Ask::Join { start } => {
+                let shared = self.begin_join(session, &room, start)?;
+                Mesh::Join { waiter, room: room.clone(), principal, start, shared }
+            }
+            Ask::Publish { content, body, key } => {
+                Mesh::Publish { waiter, room: room.clone(), principal, content, body, key }
+            }
+            Ask::History { page, limit } => Mesh::History { waiter, room: room.clone(), principal, page, limit },
+            Ask::Leave => return Ok(()),
+        };
+        session.pipeline.get_or_insert_default().asked(&room, is_publish);
+        self.ask(owner, command);
+        Ok(())
+    }
+
+    /// The owner answered a command of this connection: what waited behind it goes on.
+    pub(super) fn go_on(&mut self, id: SessionId, room: &Arc<str>) {
+        let Some(mut session) = self.sessions.take(id) else { return };
+        if let Some(pipeline) = &mut session.pipeline {
+            pipeline.answered(room);
+        }
+        while let Some((tag, ask)) = session.pipeline.as_mut().and_then(|pipeline| pipeline.next(room))
+            && let Speaks::Dialect(dialect) = session.speaks
+        {
+            let outcome = self.carry_out(&mut session, dialect, (tag, room.clone()), ask);
+            self.refuse_at_once(&mut session, dialect, tag, outcome);
+            self.mark(&mut session);
+        }
+        if session.pipeline.as_ref().is_some_and(|pipeline| pipeline.is_empty()) {
+            session.pipeline = None;
+        }
+        self.sessions.put(session);
+    }
+
+    /// Tells a client that its command could not be carried out.
+    pub(super) fn refuse_at_once(
+        &mut self,
+        session: &mut Session,
+        dialect: Dialect,
+        tag: u32,
+        outcome: Result<(), Refusal>,
+    ) {
+        let Err((code, message, retry_after_ms)) = outcome else { return };
+        self.stats.refused += 1;
+        if tag != 0 {
+            dialect.encode(tag, &Event::Error { code, message, retry_after_ms }, &mut session.replies);
+        }
+    }
+}
