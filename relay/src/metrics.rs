@@ -71,14 +71,20 @@ fn left(until: Instant) -> io::Result<Duration> {
 /// The exposition format of Prometheus, version 0.0.4.
 fn text(figures: &[Metric]) -> String {
     let mut text = String::new();
-    for Metric { name, help, is_counter, value } in figures {
+    let mut last = "";
+    for Metric { name, help, is_counter, label, value } in figures {
         let kind = if *is_counter { "counter" } else { "gauge" };
         let value = match value {
             value if value.is_nan() => "NaN".to_owned(),
             value if value.is_infinite() => if *value > 0.0 { "+Inf" } else { "-Inf" }.to_owned(),
             value => value.to_string(),
         };
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        if *name != last {
+            last = name;
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        }
+        let label = label.map(|(label, number)| format!("{{{label}=\"{number}\"}}")).unwrap_or_default();
+        let _ = writeln!(text, "{name}{label} {value}");
     }
     text
 }
@@ -89,15 +95,23 @@ mod tests {
 
     #[test]
     fn figures_are_written_as_prometheus_reads_them() {
-        let metric = |name, is_counter, value| Metric { name, help: "What it says.", is_counter, value };
+        let help = "What it says.";
+        let of_shard = |shard| Metric { label: Some(("shard", shard)), ..Metric::gauge("e", help, 1.0) };
         let figures = [
-            metric("a_total", true, 12_345_678_901.0),
-            metric("b_seconds", false, 0.25),
-            metric("c", false, f64::INFINITY),
-            metric("d", false, f64::NAN),
+            Metric::counter("a_total", help, 12_345_678_901),
+            Metric::gauge("b_seconds", help, 0.25),
+            Metric::gauge("c", help, f64::INFINITY),
+            Metric::gauge("d", help, f64::NAN),
+            of_shard(0),
+            of_shard(11),
         ];
         let values: Vec<_> = text(&figures).lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
-        assert_eq!(values, ["a_total 12345678901", "b_seconds 0.25", "c +Inf", "d NaN"]);
+        let expected =
+            ["a_total 12345678901", "b_seconds 0.25", "c +Inf", "d NaN", "e{shard=\"0\"} 1", "e{shard=\"11\"} 1"];
+        assert_eq!(values, expected);
+        assert!(
+            text(&figures).ends_with("# HELP e What it says.\n# TYPE e gauge\ne{shard=\"0\"} 1\ne{shard=\"11\"} 1\n")
+        );
         assert!(text(&figures).starts_with("# HELP a_total What it says.\n# TYPE a_total counter\na_total "));
     }
 }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod core;
+mod watchdog;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -17,6 +18,7 @@ use uring::{Config, Ring, Wake};
 
 pub use self::admission::Capacity;
 use self::core::{Core, Links, Stop};
+use self::watchdog::Turns;
 use crate::config::Limits;
 use crate::deflation;
 use crate::metrics;
@@ -43,6 +45,9 @@ const HANDOVERS_MAX: usize = 1024;
 
 /// A ring to see whether the kernel gives any.
 const PROBE: Config = Config { sockets: 8, recv_buffers: 8, recv_buffer_bytes: 64, queue_entries: 8 };
+/// When an executor's only task, a shard that never yields, would be asked to. glommio's default is 100 ms: an executor
+/// whose thread loses its CPU for so long before it first ran its task takes itself for idle, and sleeps for ever.
+const PREEMPT: Duration = Duration::from_hours(24);
 /// How long a start waits for an address that is in use.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long shards may take to start.
@@ -88,7 +93,8 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
     let on_lost = move |error| drop(on_lost.send(Report::StoreLost(error)));
     let (persist, threads, ids_after_ms) =
         persist::start(&plan.store, plan.limits.tail_messages_max, &reply_to, on_lost)?;
-    serve_metrics(&plan, threads.counts())?;
+    let turns = Arc::new(Turns::new(plan.shards));
+    serve_metrics(&plan, threads.counts(), turns.clone())?;
     // Here, where a refusal can be told: the executors' threads would die of it silently.
     Ring::new(PROBE, &wakes[0])?;
     let stop = Arc::new(Stop::default());
@@ -116,16 +122,18 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
             replies: replies[shard].take().expect("each shard has its replies"),
             stop: stop.clone(),
             running: running.clone(),
+            turns: turns.clone(),
         };
         let reports = reports.clone();
         LocalExecutorBuilder::new(cores.get(shard).map_or(Placement::Unbound, |&core| Placement::Fixed(core)))
             .name(&format!("shard-{shard}"))
             .io_memory(64 * 1024)
+            .preempt_timer(PREEMPT)
             .spawn(move || async move {
                 let report = match Core::new(parts) {
                     Ok(core) => {
                         let _ = reports.send(Report::Ready);
-                        Report::Ended(core.run().await)
+                        Report::Ended(core.run())
                     }
                     Err(error) => Report::Failed(error.to_string()),
                 };
@@ -137,6 +145,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
     signals(reports)?;
     await_ready(&reported, plan.shards)?;
     ready(address, &capacity);
+    watchdog::watch(&turns)?;
     let Outcome { stats, until, lost } = supervise(&reported, &plan, &stop, &wakes)?;
     let until = until.max(Instant::now() + STORE_GRACE);
     threads.stop(until);
@@ -159,12 +168,13 @@ fn close(store: Arc<dyn Store>, until: Instant) {
 /// What to do where the kernel has no `io_uring` for us.
 const IO_URING_HINT: &str = "the relay needs Linux 6.1 or newer with io_uring allowed (sysctl kernel.io_uring_disabled=0, and a container profile that permits io_uring_setup, io_uring_enter and io_uring_register) and 1 MiB of locked memory a shard (ulimit -l)";
 
-fn serve_metrics(plan: &Plan, counts: Arc<Counts>) -> anyhow::Result<()> {
+fn serve_metrics(plan: &Plan, counts: Arc<Counts>, turns: Arc<Turns>) -> anyhow::Result<()> {
     let Some(address) = plan.metrics else { return Ok(()) };
     // The store is closed when the relay ends, whatever this thread does.
     let store = Arc::downgrade(&plan.store);
     let figures = move || {
         let mut figures = counts.metrics();
+        figures.extend(turns.metrics());
         figures.extend(store.upgrade().iter().flat_map(|store| store.metrics()));
         figures
     };

@@ -85,8 +85,22 @@ pub struct Metric {
     pub help: &'static str,
     /// It only rises.
     pub is_counter: bool,
+    /// Which of several of this name it is, such as a shard's number.
+    pub label: Option<(&'static str, usize)>,
     /// The figure.
     pub value: f64,
+}
+
+impl Metric {
+    /// A figure that rises and falls.
+    pub fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self { name, help, is_counter: false, label: None, value }
+    }
+
+    /// A figure that only rises.
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { is_counter: true, ..Self::gauge(name, help, value as f64) }
+    }
 }
 
 /// What can go wrong. Every message says what to do.

@@ -32,14 +32,13 @@ impl Wake {
         let _ = (&*self.eventfd).write(&1u64.to_ne_bytes());
     }
 
-    /// Forgets past wake-ups; call before looking at the queues, then look, then wait.
-    pub fn clear(&self) {
+    /// Forgets past wake-ups; call before looking at the queues, then look, then wait. Returns whether there were any.
+    pub fn clear(&self) -> bool {
         // It fails only when there is nothing to forget.
-        let _ = (&*self.eventfd).read(&mut [0; 8]);
+        (&*self.eventfd).read(&mut [0; 8]).is_ok()
     }
 
-    /// Blocks the thread until woken or until the time is over (loadgen and tests; the relay waits inside glommio on
-    /// [`Wake::fd`], which is readable when woken).
+    /// Blocks the thread until woken or until the time is over, which the kernel keeps.
     pub fn wait(&self, timeout: Duration) {
         // None is later than the clock can say: for ever.
         let deadline = Instant::now().checked_add(timeout);

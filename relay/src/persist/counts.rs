@@ -64,13 +64,8 @@ impl Counts {
     /// Everything, for `/metrics`.
     pub fn metrics(&self) -> Vec<Metric> {
         let oldest_s = self.flights().under_way.values().next().map_or(0.0, |(since, _)| since.elapsed().as_secs_f64());
-        let gauge = |name, help, value| Metric { name, help, is_counter: false, value };
-        let counter = |name, help, count: &AtomicU64| Metric {
-            name,
-            help,
-            is_counter: true,
-            value: count.load(Ordering::Relaxed) as f64,
-        };
+        let gauge = Metric::gauge;
+        let counter = |name, help, count: &AtomicU64| Metric::counter(name, help, count.load(Ordering::Relaxed));
         vec![
             gauge("relay_persist_appends_in_flight", "Appends that are not durable yet.", self.in_flight() as f64),
             gauge("relay_persist_append_oldest_seconds", "How long the oldest append in flight has waited.", oldest_s),

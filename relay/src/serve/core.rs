@@ -1,16 +1,17 @@
 //! One shard on its core: rings, lanes and the store around a [`Shard`], turn by turn.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender, TrySendError};
-use futures_lite::{AsyncReadExt, future};
 use rustix::time::{ClockId, clock_gettime};
 use uring::{ACCEPTS_MAX, Config, Event, Ring, SetupError, Socket, Wake};
 
 use super::admission::{Capacity, Handover, turn_away};
+use super::watchdog::Turns;
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
 use crate::persist::{Persist, wall_ms};
@@ -25,7 +26,7 @@ const QUEUE_ENTRIES: u32 = 2048;
 const BUSY_ACCEPTS_MAX: u16 = 8;
 /// The thread's CPU time is read this often: it takes a system call, unlike the other clocks.
 const CPU_EVERY_US: u64 = 20_000;
-/// Longest sleep, so that a lost wake-up could never hang a shard.
+/// Longest sleep, so that a lost wake-up could never hang a shard; the kernel itself keeps this time.
 const PARK_US_MAX: u64 = 100_000;
 
 /// A shard's ends of the lanes.
@@ -56,6 +57,24 @@ impl Links {
             })
             .collect()
     }
+
+    /// Hands a batch to a shard and wakes it; gives the batch back when the lane is full.
+    fn send(&self, shard: usize, batch: Vec<Mesh>) -> Result<(), Vec<Mesh>> {
+        match self.to[shard].try_send(batch) {
+            Ok(()) => self.wakes[shard].wake(),
+            Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => return Err(back),
+        }
+        Ok(())
+    }
+
+    /// Hands a connection to a shard and wakes it; gives the connection back when as many wait as may.
+    fn hand_over(&self, shard: usize, handover: Handover) -> Result<(), Handover> {
+        match self.handover_to[shard].try_send(handover) {
+            Ok(()) => self.wakes[shard].wake(),
+            Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => return Err(back),
+        }
+        Ok(())
+    }
 }
 
 /// What all cores are told about their end.
@@ -77,6 +96,7 @@ pub struct Parts {
     pub stop: Arc<Stop>,
     /// Shards that are not done yet.
     pub running: Arc<AtomicUsize>,
+    pub turns: Arc<Turns>,
 }
 
 /// One shard and its rings, on the thread of one core.
@@ -91,9 +111,9 @@ pub struct Core {
     replies: Receiver<Vec<StoreReply>>,
     stop: Arc<Stop>,
     running: Arc<AtomicUsize>,
+    turns: Arc<Turns>,
     /// This shard does not count as running any more.
     counted: bool,
-    began: Instant,
     accepted: Vec<Handover>,
     /// Rings are quiet and the shard looks at them at its own pace.
     busy: bool,
@@ -103,7 +123,7 @@ pub struct Core {
 
 impl Core {
     pub fn new(parts: Parts) -> Result<Self, SetupError> {
-        let Parts { setup, listener, capacity, links, persist, replies, stop, running } = parts;
+        let Parts { setup, listener, capacity, links, persist, replies, stop, running, turns } = parts;
         let config = Config {
             sockets: capacity.slots,
             recv_buffers: RECV_BUFFERS,
@@ -124,8 +144,8 @@ impl Core {
             replies,
             stop,
             running,
+            turns,
             counted: false,
-            began: Instant::now(),
             accepted: Vec::new(),
             busy: false,
             cpu: (0, 0),
@@ -133,7 +153,7 @@ impl Core {
     }
 
     /// Turns until the relay is told to stop and everybody is gone, or stopping takes too long.
-    pub async fn run(mut self) -> Stats {
+    pub fn run(mut self) -> Stats {
         let mut stopping: Option<Instant> = None;
         let mut cleared = false;
         loop {
@@ -153,12 +173,13 @@ impl Core {
             if let Some(since) = stopping
                 && (self.is_over() || since.elapsed() > self.shutdown)
             {
+                self.turns.end(self.me);
                 return self.shard.stats;
             }
             if happened || caused {
                 cleared = false;
             } else if cleared || self.busy {
-                self.park().await;
+                self.park();
                 cleared = false;
             } else {
                 // Forget old wake-ups, then look once more before sleeping.
@@ -178,7 +199,8 @@ impl Core {
     }
 
     fn now(&mut self) -> Now {
-        let us = self.began.elapsed().as_micros() as u64;
+        let us = self.turns.now_us();
+        self.turns.note(self.me, us);
         if us >= self.cpu.0 + CPU_EVERY_US {
             let cpu = clock_gettime(ClockId::ThreadCPUTime);
             self.cpu = (us, cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1000);
@@ -227,9 +249,8 @@ impl Core {
             handover.refused += 1;
             if handover.refused < self.links.to.len() {
                 let next = (self.me + 1) % self.links.to.len();
-                match self.links.handover_to[next].try_send(handover) {
-                    Ok(()) => self.links.wakes[next].wake(),
-                    Err(TrySendError::Full(handover) | TrySendError::Disconnected(handover)) => turn_away(handover.fd),
+                if let Err(handover) = self.links.hand_over(next, handover) {
+                    turn_away(handover.fd);
                 }
                 return;
             }
@@ -264,9 +285,8 @@ impl Core {
             if batch.is_empty() {
                 continue;
             }
-            match self.links.to[shard].try_send(std::mem::take(batch)) {
-                Ok(()) => self.links.wakes[shard].wake(),
-                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => *batch = back,
+            if let Err(back) = self.links.send(shard, std::mem::take(batch)) {
+                *batch = back;
             }
         }
         if !outbox.store.is_empty() {
@@ -275,9 +295,9 @@ impl Core {
         caused
     }
 
-    /// Sleeps in the executor until the shard's eventfd is readable or something is due. A busy shard does not let
-    /// itself be woken: it looks every few milliseconds.
-    async fn park(&mut self) {
+    /// Sleeps until the shard's eventfd is readable or something is due. A busy shard does not let itself be woken: it
+    /// looks every few milliseconds.
+    fn park(&mut self) {
         if self.busy != self.shard.tempo().is_busy() {
             // Rings notify, or cease to, from the end of their next turn on.
             self.busy = !self.busy;
@@ -285,27 +305,54 @@ impl Core {
             self.rings[0].set_accepts(if self.busy { BUSY_ACCEPTS_MAX } else { ACCEPTS_MAX });
             return;
         }
-        let now_us = self.began.elapsed().as_micros() as u64;
-        let sleep_us = self.shard.deadline_us().saturating_sub(now_us).min(PARK_US_MAX);
+        let sleep_us = self.shard.deadline_us().saturating_sub(self.turns.now_us()).min(PARK_US_MAX);
         if sleep_us == 0 {
             return;
         }
         if self.busy {
-            glommio::timer::sleep(Duration::from_micros(sleep_us.min(self.shard.tempo().rest_us()))).await;
+            thread::sleep(Duration::from_micros(sleep_us.min(self.shard.tempo().rest_us())));
         } else {
-            let sleep = glommio::timer::sleep(Duration::from_micros(sleep_us));
-            future::or(readable(&self.links.wake), sleep).await;
+            self.links.wake.wait(Duration::from_micros(sleep_us));
         }
     }
 }
 
-/// Ends when the eventfd is readable: glommio polls what it takes for a socket before it reads from it, and the read
-/// then fails with ENOTSOCK.
-async fn readable(wake: &Wake) {
-    let Ok(fd) = wake.fd().as_fd().try_clone_to_owned() else { return };
-    let socket = socket2_glommio::Socket::from(std::net::TcpStream::from(fd));
-    let mut stream = glommio::net::TcpStream::from(socket);
-    let mut byte = [0];
-    let read = stream.read(&mut byte).await;
-    debug_assert!(read.is_err(), "an eventfd is no socket");
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Links of two shards whose lanes hold one batch and one connection.
+    fn two() -> Vec<Links> {
+        Links::mesh(&[Wake::new().unwrap(), Wake::new().unwrap()], 1, 1)
+    }
+
+    fn woken(links: &[Links]) -> Vec<bool> {
+        links.iter().map(|links| links.wake.clear()).collect()
+    }
+
+    #[test]
+    fn a_batch_wakes_the_shard_it_goes_to() {
+        let links = two();
+        assert!(links[0].send(1, Vec::new()).is_ok());
+        assert_eq!(woken(&links), [false, true]);
+        assert_eq!(links[1].from[0].try_iter().count(), 1);
+        assert!(links[1].send(0, Vec::new()).is_ok());
+        assert_eq!(woken(&links), [true, false]);
+        assert!(links[1].send(0, Vec::new()).is_err(), "the lane is full");
+    }
+
+    #[test]
+    fn a_connection_that_is_handed_over_wakes_the_shard_it_goes_to() {
+        let links = two();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = || {
+            let fd = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
+            Handover { fd, refused: 1 }
+        };
+        assert!(links[0].hand_over(1, connection()).is_ok());
+        assert_eq!(woken(&links), [false, true]);
+        assert_eq!(links[1].handovers.try_iter().count(), 1);
+    }
 }

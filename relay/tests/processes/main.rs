@@ -24,5 +24,6 @@ mod scylla;
 mod shutdown;
 mod slow;
 mod start;
+mod stops;
 mod storm;
 mod timeouts;

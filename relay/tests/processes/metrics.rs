@@ -1,6 +1,6 @@
 //! What `--metrics` serves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::process::{DEADLINE, Relay, refusal, serve};
 
 /// A relay that serves its figures, and where.
-fn relay() -> (Relay, SocketAddr) {
+pub fn relay() -> (Relay, SocketAddr) {
     let relay = Relay::in_memory(&["--metrics", "127.0.0.1:0"]);
     let line = relay.said().iter().find_map(|line| line.strip_prefix("metrics on http://")).unwrap();
     let address = line.strip_suffix("/metrics").unwrap().parse().unwrap();
@@ -26,22 +26,36 @@ fn ask(address: SocketAddr, request: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-/// Every figure of a page by its name. As strict as the format: each has one HELP, one TYPE and one value, in this order.
+/// A figure by its name and label.
+pub fn figure(address: SocketAddr, name: &str) -> f64 {
+    parse(&ask(address, "GET /metrics HTTP/1.1\r\nHost: relay\r\n\r\n").1)[name]
+}
+
+/// Every figure of a page by its name and label. As strict as the format: each name has one HELP and one TYPE, then its
+/// values.
 fn parse(page: &str) -> HashMap<&str, f64> {
     let mut figures = HashMap::new();
-    let lines: Vec<&str> = page.lines().collect();
-    assert!(page.ends_with('\n') && lines.len().is_multiple_of(3), "{page}");
-    for part in lines.chunks(3) {
-        let (name, help) = part[0].strip_prefix("# HELP ").unwrap().split_once(' ').unwrap();
+    assert!(page.ends_with('\n'), "{page}");
+    let mut names = HashSet::new();
+    for part in page.trim_end().split("# HELP ").skip(1) {
+        let mut lines = part.lines();
+        let (name, help) = lines.next().unwrap().split_once(' ').unwrap();
+        assert!(names.insert(name), "{name} is there twice");
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         assert!(name.starts_with("relay_") && name.chars().all(is_name), "{name}");
         assert!(!help.trim().is_empty() && !help.contains('\\'), "{name}: {help}");
-        let kind = part[1].strip_prefix(&format!("# TYPE {name} ")).unwrap();
+        let kind = lines.next().unwrap().strip_prefix(&format!("# TYPE {name} ")).unwrap();
         assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
         assert!(["counter", "gauge"].contains(&kind), "{name} is a {kind}");
-        let value: f64 = part[2].strip_prefix(&format!("{name} ")).unwrap().parse().unwrap();
-        assert!(value >= 0.0, "{name} is {value}");
-        assert!(figures.insert(name, value).is_none(), "{name} is there twice");
+        for line in lines {
+            let (figure, value) = line.rsplit_once(' ').unwrap();
+            let label = figure.strip_prefix(name).unwrap();
+            let is_label = label.starts_with("{shard=\"") && label.ends_with("\"}");
+            assert!(label.is_empty() || is_label, "{figure}");
+            let value: f64 = value.parse().unwrap();
+            assert!(value >= 0.0, "{figure} is {value}");
+            assert!(figures.insert(figure, value).is_none(), "{figure} is there twice");
+        }
     }
     figures
 }

@@ -87,6 +87,26 @@ impl Relay {
         &self.process.said
     }
 
+    /// Waits for a line with this part on stderr.
+    pub fn says(&mut self, part: &str) -> String {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.process.line(until) {
+                Some(line) if line.contains(part) => return line,
+                Some(_) => {}
+                None => panic!("the relay ended without saying {part:?}"),
+            }
+        }
+    }
+
+    /// The number of its thread whose name begins so.
+    pub fn thread(&self, name: &str) -> i32 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.child.id())).unwrap();
+        let is_it = |path: &Path| std::fs::read_to_string(path.join("comm")).unwrap().starts_with(name);
+        let found = threads.map(|entry| entry.unwrap().path()).find(|path| is_it(path)).unwrap();
+        found.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    }
+
     /// What the process writes to stdout, when the command pipes it.
     pub fn stdout(&mut self) -> impl Read + Send + 'static {
         self.process.child.stdout.take().unwrap()

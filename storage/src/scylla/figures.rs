@@ -70,8 +70,7 @@ impl Figures {
     /// All of it; `lease_s` is how long the lease still lasts, seconds, negative when it is over.
     pub fn metrics(&self, metrics: &Metrics, lease_s: f64) -> Vec<Metric> {
         let driver = self.retired.get().plus(Driver::of(metrics));
-        let count = |name, help, value: u64| Metric { name, help, is_counter: true, value: value as f64 };
-        let gauge = |name, help, value| Metric { name, help, is_counter: false, value };
+        let (count, gauge) = (Metric::counter, Metric::gauge);
         let quantile_s = |quantile| metrics.get_latency_percentile_ms(quantile).map_or(0.0, |ms| ms as f64 / 1e3);
         vec![
             count("relay_store_appends_total", "Appends made durable.", self.appends.get()),
