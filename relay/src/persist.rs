@@ -10,6 +10,7 @@
 mod append;
 mod counts;
 mod read;
+mod reservation;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use self::append::{Appender, Batch};
 pub use self::counts::Counts;
 use self::read::{Read, Reader};
 pub use self::read::{open, read};
+pub use self::reservation::Reservation;
 use crate::shard::{StoreReply, StoreRequest};
 
 /// Threads that read, and how many for an engine across a network, for which they do nothing but wait.

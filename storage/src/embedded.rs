@@ -150,6 +150,30 @@ impl EmbeddedStore {
         outcome.and(removed).map_err(|error| from_io(&self.layout.dir, error))
     }
 
+    /// Writes appends, and up to where ids are reserved, in one batch.
+    fn commit(&self, appends: &[Append], reserved_ms: Option<u64>) -> Result<(), StoreError> {
+        let appender = &mut *self.appender();
+        self.check_health(appender)?;
+        self.with(|engine| {
+            let mut batch = engine.tree.batch(appends.iter().map(|append| append.records.len() + 1).sum());
+            let mut ends = Vec::with_capacity(appends.len());
+            for append in appends.iter().filter(|append| !append.records.is_empty()) {
+                let state = engine.stage(&self.layout.dir, append, &mut batch, &mut appender.scratch)?;
+                ends.push((append, state));
+            }
+            if let Some(reserved_ms) = reserved_ms {
+                batch.insert(&engine.tree.rows, layout::RESERVED, reserved_ms.to_be_bytes());
+            }
+            batch.commit().map_err(|error| self.failed(appender, error))?;
+            self.note(engine, appender, &ends)?;
+            let mut states = engine.states();
+            for (append, state) in ends {
+                states.set(&append.room, state);
+            }
+            Ok(())
+        })
+    }
+
     /// Remembers a failed write, and says what it means.
     fn failed(&self, appender: &mut Appender, error: fjall::Error) -> StoreError {
         let mut meaning = from_fjall(&self.layout.dir, error);
@@ -251,23 +275,7 @@ impl Store for EmbeddedStore {
     }
 
     fn append(&self, appends: &[Append]) -> Result<(), StoreError> {
-        let appender = &mut *self.appender();
-        self.check_health(appender)?;
-        self.with(|engine| {
-            let mut batch = engine.tree.batch(appends.iter().map(|append| append.records.len() + 1).sum());
-            let mut ends = Vec::with_capacity(appends.len());
-            for append in appends.iter().filter(|append| !append.records.is_empty()) {
-                let state = engine.stage(&self.layout.dir, append, &mut batch, &mut appender.scratch)?;
-                ends.push((append, state));
-            }
-            batch.commit().map_err(|error| self.failed(appender, error))?;
-            self.note(engine, appender, &ends)?;
-            let mut states = engine.states();
-            for (append, state) in ends {
-                states.set(&append.room, state);
-            }
-            Ok(())
-        })
+        self.commit(appends, None)
     }
 
     fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
@@ -287,16 +295,15 @@ impl Store for EmbeddedStore {
     }
 
     fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
-        let appender = &mut *self.appender();
-        self.check_health(appender)?;
-        self.with(|engine| {
-            if engine.tree.setting(&self.layout.dir, layout::RESERVED)?.unwrap_or(0) >= until_ms {
-                return Ok(());
-            }
-            let mut batch = engine.tree.batch(1);
-            batch.insert(&engine.tree.rows, layout::RESERVED, until_ms.to_be_bytes());
-            batch.commit().map_err(|error| self.failed(appender, error))
-        })
+        if self.reserved_ids()? >= until_ms { Ok(()) } else { self.commit(&[], Some(until_ms)) }
+    }
+
+    fn append_reserving(&self, appends: &[Append], until_ms: u64) -> Result<(), StoreError> {
+        self.commit(appends, Some(until_ms.max(self.reserved_ids()?)))
+    }
+
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        if self.reserved_ids()? <= used_ms { Ok(()) } else { self.commit(&[], Some(used_ms)) }
     }
 
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {

@@ -132,6 +132,13 @@ impl Store for FaultyStore {
         self.durable.reserve_ids(until_ms)
     }
 
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        if self.plan().down {
+            return Err(injected());
+        }
+        self.durable.release_ids(used_ms)
+    }
+
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
         self.check_read()?;
         self.durable.rooms(after, limit)

@@ -112,6 +112,12 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        let mut shelf = self.shelf();
+        shelf.reserved_ms = shelf.reserved_ms.min(used_ms);
+        Ok(())
+    }
+
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
         let mut rooms: Vec<_> = self.shelf().logs.keys().filter(|room| Some(&***room) > after).cloned().collect();
         rooms.sort_unstable();

@@ -200,6 +200,10 @@ impl Store for ScyllaStore {
         self.call(move |engine| async move { engine.reserve_ids(until_ms).await })
     }
 
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        self.call(move |engine| async move { engine.release_ids(used_ms).await })
+    }
+
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
         let after = after.map(str::to_owned);
         self.call(move |engine| async move { engine.rooms(after.as_deref(), limit).await })
@@ -223,6 +227,11 @@ impl Concurrent for ScyllaStore {
             engine.figures.in_flight.set(engine.figures.in_flight.get() - 1);
             done(outcome);
         });
+    }
+
+    fn reserve_ahead(&self, until_ms: u64, done: Done) {
+        // A closed store reserves nothing, and nobody waits for that.
+        let _ = self.post(move |engine| async move { done(engine.reserve_ids(until_ms).await) });
     }
 
     fn on_lost(&self, told: Box<dyn FnOnce(StoreError) + Send>) {

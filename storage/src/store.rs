@@ -48,6 +48,15 @@ pub trait Store: Send + Sync + 'static {
     /// Makes it durable that ids up to `until_ms` may be given out. Never goes back.
     fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError>;
 
+    /// [`Store::reserve_ids`] and [`Store::append`] in one write, where the engine can.
+    fn append_reserving(&self, appends: &[Append], until_ms: u64) -> Result<(), StoreError> {
+        self.reserve_ids(until_ms)?;
+        self.append(appends)
+    }
+
+    /// Gives back what was reserved after `used_ms`: this node never gave out a later id, and gives out none any more.
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError>;
+
     /// Names of rooms that have a log, in an order of the engine's own: at most `limit` of those that come after `after`.
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError>;
 
@@ -62,7 +71,7 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
-/// Told once, from a thread of the engine, what became of an append.
+/// Told once, from a thread of the engine, what became of an append or a reservation.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// An engine that appends to many logs at the same time.
@@ -71,6 +80,9 @@ pub trait Concurrent {
     /// until it is durable: `done` gets an error only when this process will never make it so.
     /// At most one append of a room may be under way.
     fn submit(&self, append: Append, done: Done);
+
+    /// Begins [`Store::reserve_ids`] and returns at once; tried for some seconds.
+    fn reserve_ahead(&self, until_ms: u64, done: Done);
 
     /// Calls `told`, at once or later, when this process may not write to the store any more.
     fn on_lost(&self, told: Box<dyn FnOnce(StoreError) + Send>);

@@ -53,6 +53,8 @@ conformance!(
     readers_see_only_dense_prefixes_that_grow,
     the_first_append_fixes_the_epoch,
     reserved_ids_never_go_back,
+    ids_are_reserved_with_an_append,
+    ids_that_were_not_used_are_given_back,
     any_room_name_is_a_log_of_its_own,
     bodies_of_nothing_and_of_64_kib,
     unknown_kinds_pass_through,
@@ -233,6 +235,24 @@ fn reserved_ids_never_go_back(store: &dyn Store) {
         store.reserve_ids(until).unwrap();
         assert_eq!(store.reserved_ids().unwrap(), expected);
     }
+}
+
+fn ids_are_reserved_with_an_append(store: &dyn Store) {
+    for (seq, until, expected) in [(1, 1_000, 1_000), (2, 500, 1_000), (3, 2_000, 2_000)] {
+        store.append_reserving(&[append(store, "room", seq, seq)], until).unwrap();
+        assert_eq!(store.reserved_ids().unwrap(), expected);
+    }
+    assert_whole(store, "room", 3);
+}
+
+fn ids_that_were_not_used_are_given_back(store: &dyn Store) {
+    store.reserve_ids(1_000).unwrap();
+    for (used, expected) in [(2_000, 1_000), (700, 700)] {
+        store.release_ids(used).unwrap();
+        assert_eq!(store.reserved_ids().unwrap(), expected);
+    }
+    store.reserve_ids(800).unwrap();
+    assert_eq!(store.reserved_ids().unwrap(), 800);
 }
 
 fn any_room_name_is_a_log_of_its_own(store: &dyn Store) {

@@ -202,6 +202,9 @@ impl Store for Concurrently {
     fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
         self.store.reserve_ids(until_ms)
     }
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        self.store.release_ids(used_ms)
+    }
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
         self.store.rooms(after, limit)
     }
@@ -217,6 +220,9 @@ impl Concurrent for Concurrently {
         }
         let (store, instead) = (self.store.clone(), self.instead);
         std::thread::spawn(move || done(instead.map_or_else(|| store.append(&[append]), |outcome| outcome())));
+    }
+    fn reserve_ahead(&self, until_ms: u64, done: Done) {
+        done(self.store.reserve_ids(until_ms));
     }
     fn on_lost(&self, _: Box<dyn FnOnce(StoreError) + Send>) {}
 }
@@ -342,6 +348,9 @@ impl Store for Expired {
     }
     fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
         self.0.reserve_ids(until_ms)
+    }
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        self.0.release_ids(used_ms)
     }
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
         self.0.rooms(after, limit)

@@ -28,6 +28,15 @@ impl Counted {
     pub fn take(&self) -> Writes {
         std::mem::take(&mut *self.writes.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn counted(&self, appends: &[Append], write: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let outcome = write();
+        let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        writes.records += appends.iter().map(|append| append.records.len() as u64).sum::<u64>();
+        writes.times.record(began.elapsed().as_nanos() as u64);
+        outcome
+    }
 }
 
 impl Store for Counted {
@@ -36,12 +45,11 @@ impl Store for Counted {
     }
 
     fn append(&self, appends: &[Append]) -> Result<(), StoreError> {
-        let began = Instant::now();
-        let outcome = self.store.append(appends);
-        let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        writes.records += appends.iter().map(|append| append.records.len() as u64).sum::<u64>();
-        writes.times.record(began.elapsed().as_nanos() as u64);
-        outcome
+        self.counted(appends, || self.store.append(appends))
+    }
+
+    fn append_reserving(&self, appends: &[Append], until_ms: u64) -> Result<(), StoreError> {
+        self.counted(appends, || self.store.append_reserving(appends, until_ms))
     }
 
     fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
@@ -54,6 +62,10 @@ impl Store for Counted {
 
     fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
         self.store.reserve_ids(until_ms)
+    }
+
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        self.store.release_ids(used_ms)
     }
 
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {

@@ -1,21 +1,20 @@
 //! The append thread: group commit, or one append after the other to an engine that takes many at once.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flume::Receiver;
+use flume::{Receiver, RecvTimeoutError};
 use protocol::snowflake;
 use storage::{Append, Concurrent, Store, StoreError};
 
-use super::Shared;
+use super::reservation::{RENEW_MS, Reservation};
+use super::{Shared, wall_ms};
 use crate::shard::StoreReply;
 
 /// Durable writes begin at least this far apart: each costs a fixed 0.1 ms of CPU, and what comes meanwhile shares it.
 const COMMIT_EVERY: Duration = Duration::from_millis(3);
-/// Ids are reserved this far ahead, milliseconds.
-const RESERVE_MS: u64 = 60_000;
 /// First and longest wait before something that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -30,21 +29,24 @@ pub(super) struct Batch {
 pub(super) struct Appender {
     store: Arc<dyn Store>,
     shared: Arc<Shared>,
-    reserved_ms: u64,
+    ids: Reservation,
 }
 
 impl Appender {
     /// Ids up to `reserved_ms` are reserved already.
     pub(super) fn new(store: Arc<dyn Store>, shared: Arc<Shared>, reserved_ms: u64) -> Self {
-        Self { store, shared, reserved_ms }
+        Self { store, shared, ids: Reservation::new(reserved_ms) }
     }
 
-    /// Until nobody can hand over more, or the relay gives up.
+    /// Until nobody can hand over more, or the relay gives up. What was reserved and not used is given back.
     pub(super) fn run(mut self, jobs: &Receiver<Batch>) {
         let store = self.store.clone();
         match store.concurrent() {
             Some(concurrent) => self.submit(concurrent, jobs),
             None => self.commit(jobs),
+        }
+        if let Err(error) = store.release_ids(self.ids.used_ms()) {
+            self.shared.complain(&error, "; ids will go on up to three seconds ahead of the clock");
         }
     }
 
@@ -61,10 +63,16 @@ impl Appender {
                 appends.append(&mut job.appends);
             }
             let flight = self.shared.counts.begin(since, appends.len());
-            let write = |this: &mut Self| this.reserve(&appends).and_then(|()| this.store.append(&appends));
+            self.ids.covers(last_ms(&appends));
+            let renewal = self.ids.renewal(wall_ms());
+            let write = |this: &Self| match renewal {
+                Some(until_ms) => this.store.append_reserving(&appends, until_ms),
+                None => this.store.append(&appends),
+            };
             if !self.persevere(write) {
                 return;
             }
+            self.ids.renewed(renewal.unwrap_or(0));
             self.shared.counts.end(flight, appends.iter().map(|append| append.records.len()).sum());
             let mut stored: Vec<Vec<StoreReply>> = self.shared.replies.iter().map(|_| Vec::new()).collect();
             for (append, shard) in appends.into_iter().zip(shards) {
@@ -76,29 +84,55 @@ impl Appender {
         }
     }
 
-    /// Hands each append to the engine, which tries for itself and tells the shard; no room waits for another.
+    /// Hands each append to the engine, which tries for itself and tells the shard; no room waits for another. Ids are
+    /// reserved ahead, whether or not there are any appends, so that these hardly ever wait for that.
     fn submit(&mut self, store: &dyn Concurrent, jobs: &Receiver<Batch>) {
-        while let Ok(Batch { shard, appends, since }) = jobs.recv() {
-            let flights: Vec<u64> = appends.iter().map(|_| self.shared.counts.begin(since, 1)).collect();
-            if !self.persevere(|this| this.reserve(&appends)) {
-                return;
+        let ahead = Ahead::default();
+        loop {
+            self.ids.renewed(ahead.reserved_ms.load(Ordering::Acquire));
+            if let Some(until_ms) = self.ids.renewal(wall_ms()) {
+                ahead.reserve(store, until_ms);
             }
-            for (append, flight) in appends.into_iter().zip(flights) {
-                let (shared, room, records) = (self.shared.clone(), append.room.clone(), append.records.len());
-                let done = move |result| match result {
-                    Ok(()) => {
-                        shared.counts.end(flight, records);
-                        shared.replies[shard].send(vec![StoreReply::Appended { room }]);
+            match jobs.recv_timeout(Duration::from_millis(RENEW_MS / 2)) {
+                Ok(batch) => {
+                    if !self.submit_one(store, batch, &ahead) {
+                        return;
                     }
-                    Err(error) => shared.lose(error),
-                };
-                store.submit(append, Box::new(done));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
+    /// False when the relay gave up.
+    fn submit_one(&mut self, store: &dyn Concurrent, batch: Batch, ahead: &Ahead) -> bool {
+        let Batch { shard, appends, since } = batch;
+        let flights: Vec<u64> = appends.iter().map(|_| self.shared.counts.begin(since, 1)).collect();
+        self.ids.renewed(ahead.reserved_ms.load(Ordering::Acquire));
+        if !self.ids.covers(last_ms(&appends)) {
+            let until_ms = self.ids.renewal(wall_ms()).unwrap_or(0);
+            if !self.persevere(|this| this.store.reserve_ids(until_ms)) {
+                return false;
+            }
+            self.ids.renewed(until_ms);
+        }
+        for (append, flight) in appends.into_iter().zip(flights) {
+            let (shared, room, records) = (self.shared.clone(), append.room.clone(), append.records.len());
+            let done = move |result| match result {
+                Ok(()) => {
+                    shared.counts.end(flight, records);
+                    shared.replies[shard].send(vec![StoreReply::Appended { room }]);
+                }
+                Err(error) => shared.lose(error),
+            };
+            store.submit(append, Box::new(done));
+        }
+        true
+    }
+
     /// Repeats it until it is done; false when the relay gave up.
-    fn persevere(&mut self, work: impl Fn(&mut Self) -> Result<(), StoreError>) -> bool {
+    fn persevere(&self, work: impl Fn(&Self) -> Result<(), StoreError>) -> bool {
         let mut wait = RETRY.0;
         while let Err(error) = work(self) {
             if self.shared.give_up.load(Ordering::Relaxed) {
@@ -111,15 +145,34 @@ impl Appender {
         }
         true
     }
+}
 
-    /// Makes sure that no id is stored whose time was not reserved before: after a restart, ids go on later.
-    fn reserve(&mut self, appends: &[Append]) -> Result<(), StoreError> {
-        let last_id = appends.iter().filter_map(|append| append.records.last()).map(|record| record.id).max();
-        let last_ms = last_id.map_or(0, snowflake::time_ms);
-        if last_ms > self.reserved_ms {
-            self.store.reserve_ids(last_ms + RESERVE_MS)?;
-            self.reserved_ms = last_ms + RESERVE_MS;
+/// The latest time of the ids of these appends.
+fn last_ms(appends: &[Append]) -> u64 {
+    let ids = appends.iter().filter_map(|append| append.records.last()).map(|record| record.id);
+    ids.max().map_or(0, snowflake::time_ms)
+}
+
+/// Reservations that an engine makes in the background, one at a time.
+#[derive(Default)]
+struct Ahead {
+    reserved_ms: Arc<AtomicU64>,
+    under_way: Arc<AtomicBool>,
+}
+
+impl Ahead {
+    /// Begins one, unless one is under way. One that fails is followed by the next.
+    fn reserve(&self, store: &dyn Concurrent, until_ms: u64) {
+        if self.under_way.swap(true, Ordering::AcqRel) {
+            return;
         }
-        Ok(())
+        let (reserved_ms, under_way) = (self.reserved_ms.clone(), self.under_way.clone());
+        let done = move |outcome: Result<(), StoreError>| {
+            if outcome.is_ok() {
+                reserved_ms.fetch_max(until_ms, Ordering::AcqRel);
+            }
+            under_way.store(false, Ordering::Release);
+        };
+        store.reserve_ahead(until_ms, Box::new(done));
     }
 }

@@ -61,6 +61,10 @@ impl Store for Fake {
         self.memory.reserve_ids(until_ms)
     }
 
+    fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        self.memory.release_ids(used_ms)
+    }
+
     fn rooms(&self, after: Option<&str>, limit: usize) -> Result<Vec<Arc<str>>, StoreError> {
         self.memory.rooms(after, limit)
     }
@@ -74,6 +78,10 @@ impl Concurrent for Fake {
     fn submit(&self, append: Append, done: Done) {
         // A test that has ended wants none.
         let _ = self.submitted.send((append, done));
+    }
+
+    fn reserve_ahead(&self, until_ms: u64, done: Done) {
+        done(self.reserve_ids(until_ms));
     }
 
     fn on_lost(&self, told: OnLost) {
@@ -208,11 +216,43 @@ fn a_store_that_is_lost_while_nothing_is_under_way_is_told_too() {
 #[test]
 fn ids_are_reserved_before_an_append_is_submitted_however_often_that_fails() {
     let rig = rig(3);
-    rig.persist.send(0, &mut vec![append("a", 5)]);
+    // An id that is later than what is reserved when nothing is appended.
+    let seq = (wall_ms() + 60_000 - protocol::snowflake::EPOCH_MS).max(1);
+    rig.persist.send(0, &mut vec![append("a", seq)]);
     let (append, _) = rig.submitted.recv_timeout(DEADLINE).unwrap();
     let time_ms = protocol::snowflake::time_ms(append.records[0].id);
     assert!(rig.fake.memory.reserved_ids().unwrap() >= time_ms);
-    assert_eq!(count(&rig.threads.counts(), "relay_persist_errors_total"), 3);
+    assert_eq!(*rig.fake.reserve_failures.lock().unwrap(), 0);
+}
+
+#[test]
+fn ids_are_reserved_ahead_of_any_append_and_given_back_at_the_end() {
+    let rig = rig(0);
+    let until = Instant::now() + DEADLINE;
+    while rig.fake.memory.reserved_ids().unwrap() < wall_ms() {
+        assert!(Instant::now() < until, "nothing was reserved");
+        thread::yield_now();
+    }
+    rig.persist.send(0, &mut vec![append("a", 5)]);
+    let (append, done) = rig.submitted.recv_timeout(DEADLINE).unwrap();
+    done(Ok(()));
+    drop(rig.persist);
+    rig.threads.stop(Instant::now() + DEADLINE);
+    let used_ms = protocol::snowflake::time_ms(append.records[0].id);
+    assert_eq!(rig.fake.memory.reserved_ids().unwrap(), used_ms);
+}
+
+#[test]
+fn a_group_brings_its_reservation_with_it_and_the_end_gives_back_what_was_not_used() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1));
+    let (persist, threads, replies, _lost) = start_on(&store);
+    persist.send(0, &mut vec![append("a", 1)]);
+    assert_eq!(durable(&replies), "a");
+    let (reserved_ms, time_ms) = (store.reserved_ids().unwrap(), protocol::snowflake::time_ms(1 << 22));
+    assert!(reserved_ms > time_ms && reserved_ms <= wall_ms() + 3_000, "{reserved_ms}");
+    drop(persist);
+    threads.stop(Instant::now() + DEADLINE);
+    assert_eq!(store.reserved_ids().unwrap(), time_ms);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod durability;
 mod event;
 mod expiry;
 mod history;
+mod ids;
 mod limits;
 mod metrics;
 #[path = "../../../storage/tests/cql/node.rs"]

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use fastrand::Rng;
 use protocol::snowflake;
-use relay::persist;
+use relay::persist::{self, Reservation};
 use relay::shard::{StoreReply, StoreRequest};
-use storage::{Append, Fault, FaultyStore, Record, Store};
+use storage::{Append, Fault, FaultyStore, LogState, MemoryStore, Record, Store};
 
 use crate::plan::Plan;
 use crate::sabotage::Sabotage;
@@ -20,7 +20,9 @@ struct Call {
 /// The requests of all shards and the replies that are on their way back.
 pub struct Disk {
     store: Rc<FaultyStore>,
-    reserved_ms: u64,
+    /// Where this node's ids are reserved.
+    node: Rc<MemoryStore>,
+    ids: Reservation,
     reads: Vec<(usize, StoreRequest)>,
     appends: Vec<(usize, Append)>,
     failed: Vec<Call>,
@@ -32,12 +34,13 @@ pub struct Disk {
 
 impl Disk {
     /// The storage of a process that starts now.
-    pub fn new(store: Rc<FaultyStore>, shards: usize, sabotage: Option<Sabotage>) -> Self {
-        let reserved_ms = store.reserved_ids().expect("no fault is planned");
+    pub fn new(store: Rc<FaultyStore>, node: Rc<MemoryStore>, shards: usize, sabotage: Option<Sabotage>) -> Self {
+        let ids = Reservation::new(node.reserved_ids().expect("it never fails"));
         let replies = (0..shards).map(|_| Vec::new()).collect();
         Self {
             store,
-            reserved_ms,
+            node,
+            ids,
             reads: Vec::new(),
             appends: Vec::new(),
             failed: Vec::new(),
@@ -62,6 +65,11 @@ impl Disk {
         }
     }
 
+    /// The process ends in good order: what was reserved and not used is given back.
+    pub fn stop(&self) {
+        self.node.release_ids(self.ids.used_ms()).expect("it never fails");
+    }
+
     /// An append of the room is in flight.
     pub fn is_writing(&self, room: &str) -> bool {
         self.appends.iter().any(|(_, append)| *append.room == *room)
@@ -84,7 +92,7 @@ impl Disk {
         match rng.u8(..3) {
             0 if !self.failed.is_empty() => {
                 let call = self.failed.swap_remove(rng.usize(..self.failed.len()));
-                self.append(rng, call, faults);
+                self.append(rng, call, wall_ms, faults);
             }
             1 if !self.appends.is_empty() => {
                 let mut call = Call { shards: Vec::new(), appends: Vec::new() };
@@ -93,7 +101,7 @@ impl Disk {
                     call.shards.push(shard);
                     call.appends.push(append);
                 }
-                self.append(rng, call, faults);
+                self.append(rng, call, wall_ms, faults);
             }
             _ if !self.reads.is_empty() => {
                 let (shard, request) = self.reads.swap_remove(rng.usize(..self.reads.len()));
@@ -105,13 +113,14 @@ impl Disk {
         }
     }
 
-    fn append(&mut self, rng: &mut Rng, call: Call, faults: u32) {
+    fn append(&mut self, rng: &mut Rng, call: Call, wall_ms: u64, faults: u32) {
         let last_ms =
             call.appends.iter().flat_map(|append| &append.records).map(|record| snowflake::time_ms(record.id));
         let last_ms = last_ms.max().unwrap_or(0);
-        if last_ms > self.reserved_ms {
-            self.reserved_ms = last_ms + rng.u64(..2_000);
-            self.store.reserve_ids(self.reserved_ms).expect("no fault is planned");
+        if !self.ids.covers(last_ms) || rng.bool() {
+            let until_ms = self.ids.renewal(wall_ms).unwrap_or(0);
+            self.node.reserve_ids(until_ms).expect("it never fails");
+            self.ids.renewed(until_ms);
         }
         let fault = (rng.u32(..100) < faults).then(|| match rng.u8(..4) {
             0 => Fault::Lost,
@@ -140,8 +149,9 @@ impl Disk {
                 let log = (!fails).then_some(log).map(|(state, records)| {
                     let forget = self.sabotage == Some(Sabotage::ForgetKeys);
                     let keyless = |record: &Record| Record { key: None, ..record.clone() };
+                    let forget_last = self.sabotage == Some(Sabotage::ForgetLastId);
                     (
-                        state,
+                        if forget_last { LogState { last_id: 0, ..state } } else { state },
                         records
                             .into_iter()
                             .map(|record| if forget { keyless(&record).into() } else { record })

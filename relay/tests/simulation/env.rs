@@ -76,7 +76,12 @@ impl Clock {
 
     /// How long ago this wall time was at most, milliseconds.
     pub fn age_ms_max(&self, wall_ms: u64) -> u64 {
-        (self.wall_ms() + self.back_ms).saturating_sub(wall_ms)
+        self.latest_ms().saturating_sub(wall_ms)
+    }
+
+    /// The latest wall time there was, milliseconds.
+    pub fn latest_ms(&self) -> u64 {
+        self.wall_ms() + self.back_ms
     }
 
     pub fn wall_ms(&self) -> u64 {

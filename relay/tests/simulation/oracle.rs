@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use protocol::{Content, Page};
-use storage::{FaultyStore, Record, Store};
+use storage::{FaultyStore, MemoryStore, Record, Store};
 
 use crate::speech::{Body, Line};
 
@@ -26,6 +26,8 @@ pub struct Sent {
 /// The judge of one simulation.
 pub struct Oracle {
     pub store: Rc<FaultyStore>,
+    /// What each node has reserved, for which nothing else of these is used.
+    pub nodes: [Rc<MemoryStore>; 2],
     pub epoch: u64,
     /// Every message that was ever durable.
     logs: BTreeMap<Arc<str>, Vec<Record>>,
@@ -41,6 +43,7 @@ impl Oracle {
     pub fn new(store: Rc<FaultyStore>, epoch: u64) -> Self {
         Self {
             store,
+            nodes: [Rc::new(MemoryStore::new(epoch)), Rc::new(MemoryStore::new(epoch))],
             epoch,
             logs: BTreeMap::new(),
             kept_from: BTreeMap::new(),

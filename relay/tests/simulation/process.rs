@@ -23,6 +23,9 @@ const LANE_MESSAGES_SLACK: usize = 64;
 /// A feed that may keep no more than this has only full-grown chunks, each of which begins with a copy of another's end.
 const OVERLAPPING_BYTES_MAX: usize = 8192;
 
+/// How far ahead of the latest time there was ids may go on after a crash, milliseconds.
+const AHEAD_MS_MAX: u64 = 5_000;
+
 /// The shards of a process and everything they own together.
 pub struct Process {
     pub shards: Vec<Shard>,
@@ -40,12 +43,18 @@ impl Process {
         let shards = env.plan.shards;
         env.clock.restart();
         let store = env.oracle.store.clone();
-        let reserved_ms = store.reserved_ids().expect("no fault is planned");
+        // Another node may take the logs over. Each has reserved ids of its own, so only a log's last id says where its go on.
+        let nodes = &env.oracle.nodes;
+        let node = env.rng.usize(..nodes.len());
+        let reserved_ms = nodes[node].reserved_ids().expect("it never fails");
+        let latest_ms = env.clock.latest_ms();
+        assert!(reserved_ms < latest_ms + AHEAD_MS_MAX, "ids go on {} ms ahead", reserved_ms - latest_ms);
+        let reservations = nodes[node].clone();
         let forget = env.sabotage == Some(Sabotage::ForgetIds);
         let setup = |shard| Setup {
             shard,
             shards,
-            node: 3,
+            node: 3 + node as u16,
             ids_after_ms: if forget { 0 } else { reserved_ms },
             limits: env.plan.limits.clone(),
             echo: false,
@@ -56,7 +65,7 @@ impl Process {
         Self {
             shards: (0..shards).map(|shard| Shard::new(setup(shard))).collect(),
             lanes: (0..shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect(),
-            disk: Disk::new(store, shards, env.sabotage),
+            disk: Disk::new(store, reservations, shards, env.sabotage),
             free: vec![Vec::new(); shards],
             next_slot: vec![0; shards],
             stopping: false,

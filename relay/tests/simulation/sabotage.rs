@@ -27,6 +27,8 @@ pub enum Sabotage {
     ForgetKeys,
     /// After a restart, ids begin again at what the clock says.
     ForgetIds,
+    /// A room that is loaded does not know the id of its last message.
+    ForgetLastId,
     /// Storage says of the first message it is asked for that it has expired.
     ForgetOld,
     /// Two publishes of one connection in one room change places on their way to the owner.
@@ -38,7 +40,8 @@ impl Sabotage {
     pub fn breaks(self) -> &'static str {
         match self {
             Self::AckBeforeStore => "invariant 1,",
-            Self::LoseDeliver => "invariant 7",
+            // The store refuses ids that do not rise, so that the room's append is tried for ever.
+            Self::LoseDeliver | Self::ForgetLastId => "invariant 7",
             Self::SwapRecords | Self::ForgetIds => "invariant 3",
             Self::LoseReply => "invariant 8",
             Self::LoseLeave => "invariant 10",
@@ -50,7 +53,7 @@ impl Sabotage {
         }
     }
 
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,
         Self::SwapRecords,
@@ -63,6 +66,7 @@ impl Sabotage {
         Self::FlipBit,
         Self::ForgetKeys,
         Self::ForgetIds,
+        Self::ForgetLastId,
         Self::ForgetOld,
         Self::Overtake,
     ];

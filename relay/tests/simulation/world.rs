@@ -202,6 +202,7 @@ impl World {
         while self.env.clock.us < began_us + bound_us {
             if self.process.as_ref().expect("it runs").shards.iter().all(relay::shard::Shard::is_stopped) {
                 self.env.meet(if lost { "a stop without storage" } else { "a stop that ended by itself" });
+                self.process.as_ref().expect("it runs").disk.stop();
                 break;
             }
             if calm {

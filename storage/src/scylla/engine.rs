@@ -15,7 +15,7 @@ use super::Options;
 use super::figures::Figures;
 use super::keyspace;
 use super::lease::Lease;
-use super::link::{Failure, Link, Wired, connect};
+use super::link::{Deadline, Failure, Link, Wired, connect};
 use super::open::Known;
 use crate::states::States;
 use crate::{Metric, StoreError};
@@ -28,7 +28,7 @@ const LOGS_MAX: usize = 1 << 16;
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// High-water marks are written this often; an ack does not wait for them.
 const MARK_EVERY: Duration = Duration::from_secs(10);
-/// How long closing tries to write marks and to release the lease.
+/// How long closing tries to write marks, to give back ids and to release the lease.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The setting with the epoch of logs that were never written: the first relay chooses it.
 const EPOCH: &str = "epoch";
@@ -184,10 +184,19 @@ impl Engine {
 
     /// Makes it durable that ids up to `until_ms` may be given out.
     pub async fn reserve_ids(&self, until_ms: u64) -> Result<(), StoreError> {
-        if self.reserved_ids().await? >= until_ms {
+        if self.reserved_ids().await? >= until_ms { Ok(()) } else { self.set_reserved(until_ms, Some(soon())).await }
+    }
+
+    /// Gives back what was reserved after `used_ms`.
+    pub async fn release_ids(&self, used_ms: u64) -> Result<(), StoreError> {
+        if self.reserved_ids().await? <= used_ms {
             return Ok(());
         }
-        let (name, deadline) = (self.reserved_name(), Some(soon()));
+        self.set_reserved(used_ms, Some(Instant::now() + CLOSE_TIMEOUT)).await
+    }
+
+    async fn set_reserved(&self, until_ms: u64, deadline: Deadline) -> Result<(), StoreError> {
+        let name = self.reserved_name();
         self.lease.hold(deadline).await?;
         self.link
             .until(deadline, async |wired| {
