@@ -1,6 +1,7 @@
 //! A store for simulations that fails where its caller says, and loses in a crash what was never promised.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Append, LogState, MemoryStore, Record, Store, StoreError};
@@ -56,9 +57,9 @@ impl FaultyStore {
         self.plan().down = down;
     }
 
-    /// Forgets the durable records of a log before this seq, as if their time had passed.
-    pub fn expire(&self, room: &str, before_seq: u64) {
-        self.durable.expire(room, before_seq);
+    /// Forgets these durable records of a log, as if their time had passed.
+    pub fn expire(&self, room: &str, seqs: Range<u64>) {
+        self.durable.expire(room, seqs);
     }
 
     /// The process died and comes back: planned faults are forgotten, unsynced appends remain only where `keep` says

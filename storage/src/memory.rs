@@ -1,6 +1,7 @@
 //! The engine for tests: everything in a map, nothing survives the value.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::continuation::already_stored;
@@ -22,15 +23,14 @@ struct Shelf {
 #[derive(Debug)]
 struct Log {
     state: LogState,
-    /// Dense, up to the log's end; those before have expired.
+    /// Ascending; those that are missing have expired.
     records: Vec<Arc<Record>>,
 }
 
 impl Log {
     /// Where the record of this seq, or the next one that is kept, is or would be.
     fn index(&self, seq: u64) -> usize {
-        let begin = self.state.last_seq + 1 - self.records.len() as u64;
-        usize::try_from(seq.saturating_sub(begin)).unwrap_or(usize::MAX)
+        self.records.partition_point(|record| record.seq < seq)
     }
 
     fn id_at(&self, seq: u64) -> Option<u64> {
@@ -50,11 +50,11 @@ impl MemoryStore {
         Self { epoch, shelf: Mutex::default() }
     }
 
-    /// Forgets the records of a log before this seq, as if their time had passed. Its state stays as it is.
-    pub fn expire(&self, room: &str, before_seq: u64) {
+    /// Forgets these records of a log, as if their time had passed. Its state stays as it is.
+    pub fn expire(&self, room: &str, seqs: Range<u64>) {
         if let Some(log) = self.shelf().logs.get_mut(room) {
-            let count = log.index(before_seq).min(log.records.len());
-            log.records.drain(..count);
+            let (begin, end) = (log.index(seqs.start), log.index(seqs.end));
+            log.records.drain(begin..end);
         }
     }
 
@@ -95,11 +95,12 @@ impl Store for MemoryStore {
         let Some(log) = shelf.logs.get(room) else {
             return Ok(Vec::new());
         };
-        let skip = log.index(first);
         // What has expired counts towards the limit, as with engines that look for seqs.
-        let last = last.min(first.max(1).saturating_add(limit as u64).saturating_sub(1));
-        let wanted = log.records.iter().skip(skip).take_while(|record| record.seq <= last);
-        Ok(wanted.map(|record| Record::clone(record)).collect())
+        let last = last.min(first.max(1).saturating_add(limit as u64).saturating_sub(1)).min(log.state.last_seq);
+        let (begin, end) = (log.index(first), log.index(last.saturating_add(1)));
+        let wanted = log.records.get(begin..end).unwrap_or_default();
+        let dense = wanted.iter().rev().zip((0..=last).rev()).take_while(|(record, seq)| record.seq == *seq).count();
+        Ok(wanted[wanted.len() - dense..].iter().map(|record| Record::clone(record)).collect())
     }
 
     fn reserved_ids(&self) -> Result<u64, StoreError> {

@@ -38,8 +38,9 @@ pub trait Store: Send + Sync + 'static {
     /// stores nothing twice.
     fn append(&self, appends: &[Append]) -> Result<(), StoreError>;
 
-    /// The durable records `first..=last` of a log in ascending order, without holes; fewer when the log ends earlier or,
-    /// because old records were kept for a set time only, begins later; at most `limit`.
+    /// The durable records `first..=last` of a log in ascending order, without holes; at most `limit`. Fewer when the log
+    /// ends earlier or, because records were kept for a set time only, begins later: those that lie before one that has
+    /// expired count as expired, too, whether or not they are still there (the time was set, or shortened, later).
     fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError>;
 
     /// Up to which time (milliseconds since 1970) ids may have been given out by this node; 0 at first.

@@ -301,7 +301,7 @@ fn expired(kept_from: u64, time_ms: u64) -> MemoryStore {
         Arc::make_mut(&mut append.records[0]).time_ms = time_ms;
         store.append(&[append]).unwrap();
     }
-    store.expire("r", kept_from);
+    store.expire("r", 1..kept_from);
     store
 }
 

@@ -12,14 +12,13 @@ use crate::event::Line;
 use crate::node::Node;
 use crate::process::Relay;
 
-const KEYSPACE: &str = "expiring";
 const ROOM: &str = "r";
 /// Those up to here expire, the others stay.
 const EXPIRED: u64 = 1_500;
 const LAST: u64 = 1_520;
 
-fn open(node: &Node, retention_s: u32) -> ScyllaStore {
-    let address = format!("scylla://{}/{KEYSPACE}", node.address()).parse().unwrap();
+fn open(node: &Node, keyspace: &str, retention_s: u32) -> ScyllaStore {
+    let address = format!("scylla://{}/{keyspace}", node.address()).parse().unwrap();
     let replication = Some("1".parse().unwrap());
     ScyllaStore::open(Options { replication, retention_s: Some(retention_s), ..Options::new(address) }).unwrap()
 }
@@ -45,9 +44,10 @@ fn append(store: &ScyllaStore, seqs: std::ops::RangeInclusive<u64>) {
 
 #[test]
 fn what_is_kept_of_a_log_is_found_by_whoever_asks_for_more() {
+    const KEYSPACE: &str = "expiring";
     let node = Node::shared();
-    append(&open(node, 2), 1..=EXPIRED);
-    let store = open(node, 86_400);
+    append(&open(node, KEYSPACE, 2), 1..=EXPIRED);
+    let store = open(node, KEYSPACE, 86_400);
     append(&store, EXPIRED + 1..=LAST);
     while !store.read(ROOM, EXPIRED, EXPIRED, 1).unwrap().is_empty() {}
     drop(store);
@@ -78,4 +78,31 @@ fn what_is_kept_of_a_log_is_found_by_whoever_asks_for_more() {
     }
     assert_eq!(ann.say(ROOM, "goes on").0, LAST + 1);
     assert_eq!(relay.stop().code, Some(0));
+}
+
+#[test]
+fn a_room_goes_on_when_messages_expired_behind_older_ones() {
+    const KEYSPACE: &str = "shortened";
+    let node = Node::shared();
+    append(&open(node, KEYSPACE, 0), 1..=10);
+    let store = open(node, KEYSPACE, 2);
+    append(&store, 11..=15);
+    while !store.read(ROOM, 15, 15, 1).unwrap().is_empty() {}
+    drop(store);
+    drop(open(node, KEYSPACE, 86_400));
+
+    for start in 0..2 {
+        let relay = Relay::on_cql(node.address(), KEYSPACE, &[]);
+        let mut ann = Client::native(relay.address, "ann");
+        let joined = ann.join(ROOM, Start::Recent(100));
+        assert_eq!((joined.from, joined.head), (15, 15 + start));
+        ann.lines(start as usize);
+        let mut ben = Client::native(relay.address, "ben");
+        let late = ben.join(ROOM, Start::Since { seq: 12, epoch: Some(joined.epoch) });
+        assert_eq!((late.recovered, late.from), (false, late.head), "what expired is not passed over silently");
+        assert_eq!(ann.say(ROOM, "goes on").0, 16 + start);
+        let seqs: Vec<u64> = ann.history(ROOM, Page::After(10), 100).iter().map(|line| line.seq).collect();
+        assert_eq!(seqs, (16..=16 + start).collect::<Vec<_>>());
+        assert_eq!(relay.stop().code, Some(0));
+    }
 }

@@ -1,6 +1,7 @@
 //! What is true: the durable logs, and what every client was told. Every check against it names its invariant.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -73,11 +74,12 @@ impl Oracle {
         self.kept_from.get(room).copied().unwrap_or(1)
     }
 
-    /// Messages before this seq are not kept any longer, nor are the keys of those that were not loaded with the room.
-    pub fn expire(&mut self, room: &Arc<str>, before_seq: u64) {
+    /// These messages are not kept any longer, nor are the keys of those that were not loaded with the room. Those before
+    /// them may still be there, but need not be found.
+    pub fn expire(&mut self, room: &Arc<str>, seqs: Range<u64>) {
         self.log(room);
-        self.store.expire(room, before_seq);
-        self.kept_from.insert(room.clone(), before_seq.max(self.kept_from(room)));
+        self.kept_from.insert(room.clone(), seqs.end.max(self.kept_from(room)));
+        self.store.expire(room, seqs);
         self.windows_passed = true;
     }
 

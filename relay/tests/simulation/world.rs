@@ -135,7 +135,8 @@ impl World {
         self.env.oracle.windows_passed |= self.env.clock.us > WINDOW_US;
     }
 
-    /// The oldest messages of a room are not kept any longer, often none of them is.
+    /// The oldest messages of a room are not kept any longer, often none of them is; or those of a time when messages were
+    /// kept for less long than before.
     fn expire(env: &mut Env, process: Option<&Process>) {
         let room = env.plan.rooms[env.rng.usize(..env.plan.rooms.len())].clone();
         if process.is_some_and(|process| process.disk.is_writing(&room)) {
@@ -143,9 +144,15 @@ impl World {
         }
         let end = env.oracle.head(&room) + 1;
         let before = if env.rng.u8(..4) == 0 { end } else { env.rng.u64(1..=end) };
-        env.trace.add(|| format!("{room} expires before {before}"));
-        env.meet(if before == end { "an expired log" } else { "an expiry" });
-        env.oracle.expire(&room, before);
+        let from = if env.rng.bool() { 1 } else { env.rng.u64(1..=before) };
+        env.trace.add(|| format!("{room} expires from {from} to before {before}"));
+        let what = match (from, before) {
+            (_, before) if before == end => "an expired log",
+            (1, _) => "an expiry",
+            _ => "an expiry behind messages that are kept",
+        };
+        env.meet(what);
+        env.oracle.expire(&room, from..before);
     }
 
     /// Everything in memory is gone; what was on its way to clients may or may not arrive.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Options;
 use super::figures::Figures;
 use super::keyspace;
-use super::lease::Lease;
+use super::lease::{Lease, wall_us};
 use super::link::{Deadline, Failure, Link, Wired, connect};
 use super::open::Known;
 use crate::states::States;
@@ -32,8 +32,11 @@ const MARK_EVERY: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The setting with the epoch of logs that were never written: the first relay chooses it.
 const EPOCH: &str = "epoch";
-/// The setting that is there once messages were not kept for ever.
+/// The setting with the shortest time that messages were ever kept, seconds; not there as long as they are kept for ever.
+/// Older relays noted a 1, whatever the time was.
 const EXPIRES: &str = "messages expire";
+/// Clocks of this process and of the database may differ by so much, milliseconds.
+const CLOCKS_MS: i64 = 60_000;
 
 /// The newest message of a log that was acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +57,8 @@ pub struct Engine {
     pub lease: Rc<Lease>,
     /// Of logs that were never written.
     pub epoch: u64,
-    /// Some were not kept for ever at some time: the beginning of a log may be missing.
-    pub may_expire: bool,
+    /// The shortest time that messages were ever kept, seconds. None: all that were ever acked are there.
+    kept_s: Option<u64>,
     pub known: RefCell<States<Known>>,
     /// Slots in which this term may make logs.
     pub slots: RefCell<HashSet<u32>>,
@@ -67,6 +70,11 @@ pub struct Engine {
     pub figures: Rc<Figures>,
     /// What there is to say at the start: the keyspace in one line, and what is unsafe about it.
     pub about: keyspace::About,
+}
+
+/// Whether this time, milliseconds since 1970, has come on the database's clock or may have.
+pub fn is_over(ms: i64) -> bool {
+    ms <= wall_us() / 1000 + CLOCKS_MS
 }
 
 /// Until when something that a caller waits for is tried.
@@ -99,7 +107,7 @@ impl Engine {
         let (kept, through) = (lease.clone(), link.clone());
         let keeping = tokio::task::spawn_local(async move { kept.keep(&through).await });
         let mut engine = Self {
-            may_expire: about.retention_s > 0,
+            kept_s: None,
             options,
             link,
             lease,
@@ -114,11 +122,7 @@ impl Engine {
             about,
         };
         engine.epoch = engine.once(EPOCH, fastrand::u64(1..)).await?;
-        if engine.may_expire {
-            engine.once(EXPIRES, 1).await?;
-        } else {
-            engine.may_expire = engine.setting(EXPIRES).await?.is_some();
-        }
+        engine.kept_s = engine.shortest_retention().await?;
         let engine = Rc::new(engine);
         let marking = engine.clone();
         tokio::task::spawn_local(async move {
@@ -143,6 +147,22 @@ impl Engine {
             0 => i64::MAX,
             seconds => (snowflake::time_ms(id) + u64::from(seconds) * 1000) as i64,
         }
+    }
+
+    /// Whether a message with this id, or a later one, may have expired by now.
+    pub fn may_have_expired(&self, id: u64) -> bool {
+        self.kept_s.is_some_and(|kept_s| is_over((snowflake::time_ms(id) + kept_s * 1000) as i64))
+    }
+
+    /// The shortest time that messages were ever kept, seconds, this process's included.
+    async fn shortest_retention(&self) -> Result<Option<u64>, StoreError> {
+        let stored = self.setting(EXPIRES).await?;
+        let now = Some(u64::from(self.about.retention_s)).filter(|&seconds| seconds > 0);
+        let shortest = stored.into_iter().chain(now).min();
+        if let Some(seconds) = shortest.filter(|_| shortest != stored) {
+            self.set(EXPIRES, seconds, Some(soon())).await?;
+        }
+        Ok(shortest)
     }
 
     /// The value of a setting that never changes once it is there.
@@ -196,17 +216,21 @@ impl Engine {
     }
 
     async fn set_reserved(&self, until_ms: u64, deadline: Deadline) -> Result<(), StoreError> {
-        let name = self.reserved_name();
+        self.set(&self.reserved_name(), until_ms, deadline).await?;
+        self.reserved_ms.set(Some(until_ms));
+        Ok(())
+    }
+
+    /// Changes a setting, durable once this returns Ok.
+    async fn set(&self, name: &str, value: u64, deadline: Deadline) -> Result<(), StoreError> {
         self.lease.hold(deadline).await?;
         self.link
             .until(deadline, async |wired| {
-                let values = (&name, until_ms as i64, self.lease.timestamp());
+                let values = (name, value as i64, self.lease.timestamp());
                 wired.run(&wired.statements.set_setting, values).await
             })
             .await?;
-        self.lease.hold(deadline).await?;
-        self.reserved_ms.set(Some(until_ms));
-        Ok(())
+        self.lease.hold(deadline).await
     }
 
     /// What is counted and measured.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
-use super::engine::{Engine, GONE, Mark};
-use super::lease::wall_us;
+use super::engine::{Engine, GONE, Mark, is_over};
 use super::link::{Deadline, Failure};
 use super::statements::Statements;
 use crate::seqs::bucket;
@@ -14,8 +13,6 @@ use crate::{LogState, StoreError, room_slot};
 
 /// Records behind a log's end that a former owner may have had under way: one append's.
 const LATE_RECORDS_MAX: u64 = 1024;
-/// Clocks of this process and of the database may differ by so much, milliseconds.
-const CLOCKS_MS: i64 = 60_000;
 
 /// What is known of a log while it is in use.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +60,8 @@ impl Engine {
         let mut state = LogState { epoch, last_seq, last_id: last_id.max(mark.id as u64) };
         let mut is_fenced = fenced == Some(self.lease.term);
         if last_seq < mark.seq as u64 {
-            let is_expired = last_seq == 0 && mark.expires_ms <= wall_us() / 1000 + CLOCKS_MS;
+            // Older messages may be kept for longer, where the retention was shortened.
+            let is_expired = is_over(mark.expires_ms);
             if !is_expired && !self.options.accept_loss {
                 return Err(self.damaged(room, last_seq + 1, mark.seq as u64));
             }
@@ -75,7 +73,7 @@ impl Engine {
                 state.epoch = self.new_epoch(room, deadline).await?;
                 is_fenced = false;
             }
-            expires_ms = GONE;
+            expires_ms = if is_expired || last_seq == 0 { GONE } else { self.expires_ms(last_id) };
         }
         if !is_fenced {
             self.fence(room, state, expires_ms, deadline).await?;

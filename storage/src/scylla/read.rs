@@ -43,13 +43,13 @@ impl Engine {
         state: LogState,
         deadline: Deadline,
     ) -> Result<Vec<Record>, StoreError> {
-        let records = if is_nearer_end(first, last, state.last_seq) {
+        let mut records = if is_nearer_end(first, last, state.last_seq) {
             self.downwards(room, first, last, state, deadline).await?
         } else {
             self.upwards(room, first, last, deadline).await?
         };
-        self.check_dense(room, &records, first, last)?;
-        Ok(records)
+        let begin = self.kept_begin(room, &records, first, last)?;
+        Ok(records.split_off(begin))
     }
 
     async fn upwards(&self, room: &str, first: u64, last: u64, deadline: Deadline) -> Result<Vec<Record>, StoreError> {
@@ -140,14 +140,21 @@ impl Engine {
             .await
     }
 
-    /// Only what has expired may be missing, and that only at the beginning.
-    fn check_dense(&self, room: &str, records: &[Record], first: u64, last: u64) -> Result<(), StoreError> {
-        let begins = records.first().map_or(last + 1, |record| record.seq);
-        if begins > first && !self.may_expire {
-            return Err(self.damaged(room, first, begins - 1));
+    /// Where what is kept begins in these records of `first..=last`: behind the last hole. Only what has expired may be
+    /// missing, and what lies before it counts as expired, too.
+    fn kept_begin(&self, room: &str, records: &[Record], first: u64, last: u64) -> Result<usize, StoreError> {
+        let (mut begin, mut next) = (0, first);
+        while let Some((from, to)) = first_hole(&records[begin..], next, last) {
+            let at = begin + (from - next) as usize;
+            // Messages of the hole are not older than the one before it, where that is known.
+            let oldest_id = at.checked_sub(1).map_or(0, |before| records[before].id);
+            let goes_on = records.get(at).is_none_or(|record| record.seq == to + 1);
+            if !goes_on || !self.may_have_expired(oldest_id) {
+                return Err(self.damaged(room, from, to));
+            }
+            (begin, next) = (at, to + 1);
         }
-        let hole = first_hole(records, begins, last);
-        hole.map_or(Ok(()), |(from, to)| Err(self.damaged(room, from, to)))
+        Ok(begin)
     }
 
     fn unreadable(&self, room: &str, error: &StoreError) -> StoreError {
