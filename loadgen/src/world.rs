@@ -100,8 +100,9 @@ pub struct World {
     t0_ns: AtomicU64,
     /// Since traffic began.
     storm_over_ns: AtomicU64,
-    /// How often not one connection was left.
+    /// How often not one connection was left, and when that was last, nanoseconds of the run's clock.
     outages: AtomicU64,
+    outage_ns: AtomicU64,
     origin: Instant,
 }
 
@@ -148,6 +149,7 @@ impl World {
             t0_ns: AtomicU64::new(0),
             storm_over_ns: AtomicU64::new(u64::MAX),
             outages: AtomicU64::new(0),
+            outage_ns: AtomicU64::new(0),
             origin: Instant::now(),
         }
     }
@@ -228,8 +230,14 @@ impl World {
         self.outages.load(Relaxed)
     }
 
+    /// When that was last, nanoseconds of the run's clock; 0: never.
+    pub fn outage_ns(&self) -> u64 {
+        self.outage_ns.load(Relaxed)
+    }
+
     /// Not one connection is left: those that ended without a word did so because the server had gone.
     pub fn note_outage(&self) {
+        self.outage_ns.store(self.now_ns(), Relaxed);
         self.outages.fetch_add(1, Relaxed);
     }
 

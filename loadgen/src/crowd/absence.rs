@@ -61,8 +61,16 @@ impl Crowd<'_> {
     pub(super) fn lose(&mut self, place: u32, end: End) {
         let user = &self.users[place as usize];
         let was_joined = user.phase == Phase::Joined;
+        let is_stalled = self.world.plan.role_of(self.number(place)) == Role::Stalled;
         match (user.phase, end) {
             (Phase::Idle | Phase::Away | Phase::Ended, _) => {}
+            // It finds out when the run is over, and nobody waits for it.
+            (_, End::Announced { .. }) if is_stalled && was_joined => {
+                self.end(place);
+            }
+            (_, End::Broken(_)) if is_stalled && was_joined && self.world.outages() > 0 => {
+                self.end(place);
+            }
             (Phase::Connecting | Phase::Handshaking | Phase::Joining, end) if user.returns => {
                 self.try_again(place, end);
             }
@@ -162,6 +170,10 @@ impl Crowd<'_> {
     /// The user's connection is gone; it may connect again at this time.
     fn leave(&mut self, place: u32, fault: Option<String>, due_ns: u64) {
         let user = &mut self.users[place as usize];
+        // A slow reader hears late that its connection ended with all others.
+        let is_late = user.step_ns < self.world.outage_ns() && fault.is_some();
+        self.counts.outage += u64::from(is_late);
+        let fault = fault.filter(|_| !is_late);
         (user.phase, user.returns, user.is_timed) = (Phase::Away, true, false);
         drop(user.take_decoder());
         self.connected -= 1;

@@ -47,6 +47,8 @@ pub struct Run {
     pub rooms: u32,
     pub distribution: String,
     pub largest_room: u32,
+    /// Rooms that have no user.
+    pub empty_rooms: u32,
     pub ramp_per_s: u32,
     pub warm_up_s: f64,
     pub duration_s: f64,
@@ -150,6 +152,7 @@ impl Run {
             rooms: args.rooms,
             distribution: args.distribution.to_string(),
             largest_room,
+            empty_rooms: plan.sizes.iter().filter(|&&size| size == 0).count() as u32,
             ramp_per_s: args.ramp,
             warm_up_s: args.warm_up.as_secs_f64(),
             duration_s: args.duration.as_secs_f64(),

@@ -12,10 +12,20 @@ const SAMPLES_ABOVE_MIN: f64 = 10.0;
 impl Display for Run {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { users, rate, rooms, distribution, largest_room, warm_up_s, duration_s, ramp_per_s, seed, .. } = self;
-        let (users, largest) = (group((*users).into()), group((*largest_room).into()));
+        let users = group((*users).into());
         writeln!(f, "run      {}, id {}, seed {seed}, against {}", self.name, self.run_id, self.url)?;
         writeln!(f, "users    {users}, each {rate} at a random time, one connection each, {} threads", self.threads)?;
-        writeln!(f, "rooms    {}, sizes {distribution}, the largest has {largest} users", group((*rooms).into()))?;
+        let empty = if self.empty_rooms > 0 {
+            format!("; {} stay empty", group(self.empty_rooms.into()))
+        } else {
+            String::new()
+        };
+        let rooms = group((*rooms).into());
+        writeln!(
+            f,
+            "rooms    {rooms}, sizes {distribution}, the largest has {}{empty}",
+            count((*largest_room).into(), "user")
+        )?;
         let (sends, deliveries) = (per_s(self.offered_sends_per_s), per_s(self.offered_deliveries_per_s));
         write!(f, "{}", self.scenario)?;
         writeln!(f, "offered  {sends} messages/s in, {deliveries} deliveries/s out (every member gets every message)")?;

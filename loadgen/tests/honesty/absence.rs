@@ -32,6 +32,18 @@ fn a_server_that_dies_and_is_there_again_with_everything_is_not_accused() {
 }
 
 #[test]
+fn slow_readers_come_back_as_well_and_stalled_ones_are_not_waited_for() {
+    let flags = "--slow-readers 20% --slow-rate 200KB/s --stalled-readers 10%";
+    for fault in [Fault::GoAway(300), Fault::CutAll(300)] {
+        let (server, result) = run_with(fault, flags);
+        assert_eq!(server.injected(), 30, "{}", result.text);
+        result.assert_clean();
+        let counted = (result.count("absences", "caught_up"), result.count("absences", "gone"));
+        assert_eq!(counted, (27, 0), "{fault:?}: {}", result.text);
+    }
+}
+
+#[test]
 fn a_connection_that_ends_alone_is_an_error_although_its_user_comes_back() {
     let (server, result) = run(Fault::CutOne(300, 17));
     assert_eq!((server.injected(), result.count("absences", "alone")), (1, 1), "{}", result.text);
