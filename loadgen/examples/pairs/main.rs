@@ -13,9 +13,9 @@ use measured::{METRICS, Measured, Metric};
 use ratio::{Ratio, Verdict};
 
 /// Verification failed in such a run.
-const FAILED: u8 = 1;
+const FAILED: i32 = 1;
 /// The generator was late in such a run: its times are the machine's.
-const LATE: u8 = 5;
+const LATE: i32 = 5;
 
 fn main() -> ExitCode {
     match compare() {
@@ -50,8 +50,8 @@ fn compare() -> Result<bool, String> {
         pairs.len(),
         100.0 * coverage
     );
-    let failed = |runs: Vec<u8>, code: u8| runs.iter().filter(|&&found| found == code).count();
-    let codes = |side: fn(&(Measured, Measured)) -> u8| pairs.iter().map(side).collect::<Vec<_>>();
+    let failed = |runs: Vec<i32>, code: i32| runs.iter().filter(|&&found| found == code).count();
+    let codes = |side: fn(&(Measured, Measured)) -> i32| pairs.iter().map(side).collect::<Vec<_>>();
     let (a, b) = (codes(|pair| pair.0.exit_code), codes(|pair| pair.1.exit_code));
     let (failed_a, failed_b) = (failed(a.clone(), FAILED), failed(b.clone(), FAILED));
     let late = failed(a, LATE) + failed(b, LATE);

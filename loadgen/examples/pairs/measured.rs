@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// The part of a result.json that matters here.
 #[derive(Debug, Deserialize)]
 pub struct Measured {
-    pub exit_code: u8,
+    pub exit_code: i32,
     window: Option<Window>,
     server: Server,
     latencies: Vec<Latency>,
