@@ -47,6 +47,10 @@ room users *flags:
 pairs *arguments:
     @tools/pairs "$@"
 
+# How long lines take at rates that go up and down: rooms of 1,000, 10,000 and 70,000 and the demo's mix, medians of three, 20 minutes (or `./just sweep 10000`)
+sweep *rooms:
+    @tools/sweep "$@"
+
 # What the storage engines do for publishes, alone and through a relay: `./just bench-store [embedded scylla-batch scylla-periodic] [-- FLAGS]`
 bench-store *engines:
     @tools/bench-store "$@"

@@ -3,6 +3,7 @@
 //! `cargo run --release -p loadgen --example growth -- RUN_DIR…` reads each directory's result.json, prints a Markdown
 //! table and writes bench-results/growth.svg. `just growth` makes the runs first.
 
+mod axes;
 mod measured;
 mod plot;
 

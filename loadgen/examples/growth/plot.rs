@@ -1,21 +1,15 @@
 //! The runs as two panels on logarithmic axes: delivery times, and the relay's CPU a delivery.
 
-use std::ops::Range;
 use std::path::Path;
 
 use loadgen::report::group;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::axes::{BLUE, FAINT, FONT, INK, MUTED, ORANGE, around, decades};
 use crate::measured::{Measured, duration};
 
 const SIZE: (u32, u32) = (1120, 480);
-const FONT: &str = "Helvetica, Arial, sans-serif";
-const INK: RGBColor = RGBColor(0x24, 0x29, 0x2f);
-const FAINT: RGBColor = RGBColor(0xd8, 0xde, 0xe4);
-const MUTED: RGBColor = RGBColor(0x57, 0x60, 0x6a);
-const BLUE: RGBColor = RGBColor(0x09, 0x69, 0xda);
-const ORANGE: RGBColor = RGBColor(0xbc, 0x4c, 0x00);
 const GREEN: RGBColor = RGBColor(0x1a, 0x7f, 0x37);
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -130,22 +124,4 @@ fn panel<'a>(area: &Canvas<'a>, panel: &Panel) -> Result<(), Failed<'a>> {
         }))?;
     }
     Ok(())
-}
-
-/// From the least to the most with some room on both sides, so many times; on the right, labels need more of it.
-fn around(values: impl Iterator<Item = f64>, below: f64, above: f64) -> Range<f64> {
-    let (least, most) =
-        values.fold((f64::INFINITY, 0.0_f64), |(least, most), value| (least.min(value), most.max(value)));
-    least.max(1e-9) / below..most.max(1e-9) * above
-}
-
-/// The powers of ten inside a range, and when they are few their double and fivefold.
-fn decades(range: &Range<f64>) -> Vec<f64> {
-    let (from, to) = (range.start.log10().floor() as i32, range.end.log10().ceil() as i32);
-    let of = |steps: &[f64]| {
-        let all = (from..=to).flat_map(|power| steps.iter().map(move |step| step * 10_f64.powi(power)));
-        all.filter(|value| range.contains(value)).collect::<Vec<_>>()
-    };
-    let tens = of(&[1.0]);
-    if tens.len() < 3 { of(&[1.0, 2.0, 5.0]) } else { tens }
 }

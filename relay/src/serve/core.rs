@@ -16,6 +16,7 @@ use crate::ids::SessionId;
 use crate::mesh::Mesh;
 use crate::persist::{Persist, wall_ms};
 use crate::shard::{Now, Setup, Shard, Stats, StoreReply};
+use crate::tempo::SENDS_MIN;
 
 /// Receive buffers of each ring; idle connections own none.
 const RECV_BUFFERS: u16 = 512;
@@ -119,6 +120,8 @@ pub struct Core {
     busy: bool,
     /// When the thread's CPU time was read, and what it was, microseconds.
     cpu: (u64, u64),
+    /// Sends that wait for the rings' next turn, and their bytes.
+    queued: (usize, usize),
 }
 
 impl Core {
@@ -149,6 +152,7 @@ impl Core {
             accepted: Vec::new(),
             busy: false,
             cpu: (0, 0),
+            queued: (0, 0),
         })
     }
 
@@ -202,8 +206,7 @@ impl Core {
         let us = self.turns.now_us();
         self.turns.note(self.me, us);
         if us >= self.cpu.0 + CPU_EVERY_US {
-            let cpu = clock_gettime(ClockId::ThreadCPUTime);
-            self.cpu = (us, cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1000);
+            self.cpu = (us, thread_cpu_ns() / 1000);
         }
         Now { us, wall_ms: wall_ms(), cpu_us: self.cpu.1 }
     }
@@ -211,6 +214,8 @@ impl Core {
     /// Everything that happened since the last turn. False when nothing did.
     fn take_in(&mut self) -> bool {
         let mut happened = false;
+        let (sends, bytes) = std::mem::take(&mut self.queued);
+        let began_ns = (sends >= SENDS_MIN).then(thread_cpu_ns);
         for index in 0..self.rings.len() {
             let (shard, accepted, me) = (&mut self.shard, &mut self.accepted, self.me);
             let id = |socket: Socket| SessionId::new(me, index, socket.slot, socket.generation);
@@ -223,6 +228,9 @@ impl Core {
                 Event::AcceptFailed(error) => eprintln!("relay: cannot accept: {error}"),
                 Event::Connected(..) | Event::Closed(_) => {}
             }) > 0;
+        }
+        if let Some(began_ns) = began_ns {
+            self.shard.on_spent(sends, bytes, thread_cpu_ns() - began_ns);
         }
         for lane in &self.links.from {
             for message in lane.try_iter().flatten() {
@@ -273,6 +281,7 @@ impl Core {
         let socket = |id: SessionId| Socket { slot: id.slot(), generation: id.generation() };
         let caused = !(outbox.sends.is_empty() && outbox.polls.is_empty() && outbox.closes.is_empty());
         for (id, segment) in outbox.sends.drain(..) {
+            self.queued = (self.queued.0 + 1, self.queued.1 + segment.len());
             self.rings[id.ring()].send(socket(id), segment);
         }
         for id in outbox.polls.drain(..) {
@@ -315,6 +324,12 @@ impl Core {
             self.links.wake.wait(Duration::from_micros(sleep_us));
         }
     }
+}
+
+/// CPU time of this thread.
+fn thread_cpu_ns() -> u64 {
+    let cpu = clock_gettime(ClockId::ThreadCPUTime);
+    cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64
 }
 
 #[cfg(test)]

@@ -112,20 +112,21 @@ impl Shard {
             looked_at += 1;
         }
         self.stats.swept += self.stats.visits - visits;
-        self.tempo.advance(looked_at, self.now.us);
+        self.tempo.advance(looked_at);
     }
 
     /// Which feeds are served in sweeps, from their rates.
     pub(super) fn pace_feeds(&mut self, elapsed_us: u64) {
         self.tempo.measure(self.now.us, self.now.cpu_us, self.stats.visits);
-        let mut loads = Vec::new();
+        let (mut loads, mut messages) = (Vec::new(), 0);
         for (feed, index) in self.feeds.iter_mut().zip(0..) {
             if let Some(feed) = feed {
+                messages += feed.recent;
                 feed.rate.measure(mem::take(&mut feed.recent), elapsed_us);
-                loads.push(Load { feed: index, members: feed.members.len(), rate: feed.rate });
+                loads.push(Load::new(index, feed.members.len(), &feed.rate));
             }
         }
-        let paced: HashSet<u32> = self.tempo.plan(loads).iter().map(|load| load.feed).collect();
+        let paced: HashSet<u32> = self.tempo.plan(loads, messages, elapsed_us).iter().map(|load| load.feed).collect();
         for index in 0..self.feeds.len() as u32 {
             let Some(feed) = &mut self.feeds[index as usize] else { continue };
             let was_paced = mem::replace(&mut feed.paced, paced.contains(&index));

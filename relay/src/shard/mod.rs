@@ -165,6 +165,11 @@ impl Shard {
         self.sessions.open(session);
     }
 
+    /// Handing so many sends of so many bytes in all to the kernel took so much of the thread's CPU time, nanoseconds.
+    pub fn on_spent(&mut self, sends: usize, bytes: usize, cpu_ns: u64) {
+        self.tempo.sent(sends, bytes, cpu_ns);
+    }
+
     /// A message from another shard.
     pub fn on_mesh(&mut self, message: Mesh) {
         let answered = message.answers();

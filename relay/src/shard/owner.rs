@@ -371,7 +371,7 @@ impl Shard {
 
     /// How long durable messages of a room wait for others to share their frame.
     fn cut_delay_us(&self, room: &Room) -> u64 {
-        self.tempo.cut_us(room.rate, room.members_on_one_core() as usize)
+        self.tempo.cut_us(&room.rate, room.members_on_one_core() as usize)
     }
 
     /// Everything durable becomes visible.
