@@ -259,7 +259,7 @@ impl Viewer {
     /// Looks for lines in what was received, whose last bytes may be the beginning of one.
     fn hear(&mut self, bytes: &[u8], now_ns: u64, heard: &mut [Heard]) {
         let second = |ns: u64| (ns / 1_000_000_000) as usize;
-        let apart_ns = now_ns - std::mem::replace(&mut self.visited_ns, now_ns);
+        let apart_ns = now_ns.saturating_sub(std::mem::replace(&mut self.visited_ns, now_ns));
         // What a visit brings may come in pieces.
         if apart_ns > PIECES_NS
             && let Some(heard) = heard.get_mut(second(now_ns))
