@@ -113,10 +113,9 @@ fn report(files: &[PathBuf], table: &std::path::Path) -> Result<(), String> {
 
 fn drive(args: &Drive) -> Result<Measured, String> {
     let fit = preflight::fit(args.users, args.address, &[], &Has::read());
-    if let Some(limit) = fit.limit.filter(|_| fit.users < args.users) {
+    if let Some(limit) = &fit.limit {
         return Err(format!("--users {}: {limit}", args.users));
     }
-    let fit = preflight::fit(args.users, args.address, &[], &Has::read());
     let threads = machine::cores() as u32;
     let stage = Stage {
         plan: Plan::new(shape(args)),
