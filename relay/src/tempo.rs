@@ -231,7 +231,7 @@ impl Tempo {
         let visits_s = (visits - then_visits) as f64 * self.visit_s;
         self.is_busy = visits_s > BUSY_SHARE * elapsed_s;
         let other_s = (cpu_us - then_cpu_us) as f64 / 1e6 - visits_s;
-        self.other_share = (self.other_share + (other_s / elapsed_s).clamp(0.0, 1.0)) / 2.0;
+        self.other_share = self.other_share.midpoint((other_s / elapsed_s).clamp(0.0, 1.0));
     }
 
     /// Sets the period and returns the feeds to serve in sweeps: all but the cheapest, which go out at once. All feeds
@@ -243,7 +243,9 @@ impl Tempo {
         // A thousand slow rooms know together what each of them learns only after seconds: that less is said now.
         self.all.measure(messages, elapsed_us);
         let fewer = (self.all.per_s / loads.iter().map(|load| load.per_s).sum::<f64>()).min(1.0);
-        loads.iter_mut().for_each(|load| load.per_s *= fewer);
+        for load in &mut loads {
+            load.per_s *= fewer;
+        }
         loads.sort_unstable_by(|a, b| a.at_once().total_cmp(&b.at_once()));
         let mut share = 0.0;
         let cheap = loads.iter().take_while(|load| {

@@ -110,7 +110,9 @@ impl<'s> Viewers<'s> {
         let config = Config { sockets, recv_buffers: 128, recv_buffer_bytes: 32 << 10, queue_entries: 1_024 };
         let wake = Wake::new()?;
         let mut rings = (0..count).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
-        rings.iter_mut().for_each(|ring| ring.set_quiet(true));
+        for ring in &mut rings {
+            ring.set_quiet(true);
+        }
         let seats = rings.iter().map(|_| vec![u32::MAX; usize::from(sockets)]).collect();
         let heard = vec![Heard::default(); stage.seconds()];
         Ok(Self { stage, thread, rings, viewers, seats, outgoing: HashMap::new(), heard })
@@ -174,7 +176,9 @@ impl<'s> Viewers<'s> {
             });
         }
         let is_idle = events.is_empty() && connected.is_empty();
-        connected.into_iter().for_each(|place| self.go_on(place));
+        for place in connected {
+            self.go_on(place);
+        }
         for (place, outcome) in events {
             self.sent(place, outcome);
         }

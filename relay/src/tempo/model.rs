@@ -257,7 +257,9 @@ impl Core {
             loads.push(Load::new(index, room.members, &room.rate));
         }
         let mut paced = vec![false; self.rooms.len()];
-        self.tempo.plan(loads, messages, elapsed_us).iter().for_each(|load| paced[load.feed as usize] = true);
+        for load in self.tempo.plan(loads, messages, elapsed_us) {
+            paced[load.feed as usize] = true;
+        }
         for (index, is_paced) in paced.into_iter().enumerate() {
             let was_paced = std::mem::replace(&mut self.rooms[index].paced, is_paced);
             self.sweep_wanted |= is_paced;
