@@ -72,8 +72,11 @@ impl Mesh {
             | Self::Acked { waiter, room, .. }
             | Self::Page { waiter, room, .. }
             | Self::Refused { waiter, room, .. } => Some((waiter.session, room.clone())),
-            Self::Join { .. } | Self::Leave { .. } | Self::Publish { .. } | Self::History { .. } => None,
-            Self::Deliver { .. } => None,
+            Self::Join { .. }
+            | Self::Leave { .. }
+            | Self::Publish { .. }
+            | Self::History { .. }
+            | Self::Deliver { .. } => None,
         }
     }
 }
