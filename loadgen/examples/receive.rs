@@ -15,7 +15,7 @@ use loadgen::text;
 use loadgen::world::{Route, World};
 use protocol::frame::Deflater;
 use protocol::snowflake::{EPOCH_MS, Snowflake, time_ms};
-use protocol::{Content, Dialect, Event, Message, handshake, native};
+use protocol::{Content, Dialect, Event, Kind, Message, Parts, handshake, native};
 
 const LINES_PER_S: u32 = 1_167;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -152,5 +152,6 @@ impl Log {
 }
 
 fn message((seq, (id, user, body)): (u64, &(u64, String, String))) -> Message<'_> {
-    Message { seq, id: *id, time_ms: time_ms(*id), user, content: Content::Text, body: body.as_bytes() }
+    let (content, kind, parts) = (Content::Text, Kind::Message, Parts::NONE);
+    Message { seq, id: *id, time_ms: time_ms(*id), user, content, body: body.as_bytes(), kind, parts }
 }

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
+use protocol::ErrorCode;
 use protocol::frame::Inflater;
 use protocol::handshake::{self, Response};
 use protocol::native::Received;
@@ -342,6 +343,10 @@ impl<'w> Crowd<'w> {
             }
             Received::Error { code, message, retry_after_ms } => {
                 self.on_error(place, tag, code, message, u64::from(retry_after_ms), now_ns);
+            }
+            Received::KeyTaken { seq, .. } => {
+                let why = ErrorCode::KeyTaken.to_string();
+                self.on_error(place, tag, ErrorCode::KeyTaken, &format!("{why}, seq {seq}"), 0, now_ns);
             }
             Received::GoingAway { reconnect_after_ms, .. } => {
                 self.advice.insert(place, reconnect_after_ms.into());

@@ -13,6 +13,8 @@ pub enum Dialect {
     Native = 0,
     /// JSON, [`centrifuge`].
     Centrifuge = 1,
+    /// [`native`] with the optional parts of messages, for those who ask for its sub-protocol.
+    NativeParts = 2,
 }
 
 /// A client's message that its dialect cannot read.
@@ -22,11 +24,11 @@ pub struct Malformed(pub String);
 
 impl Dialect {
     /// All dialects, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Native, Self::Centrifuge];
+    pub const ALL: [Self; 3] = [Self::Native, Self::Centrifuge, Self::NativeParts];
     /// How many dialects there are: the length of a per-dialect table.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// The dialect served under a request path.
+    /// The dialect served under a request path, unless a sub-protocol says more.
     pub fn of_path(path: &str) -> Option<Self> {
         match path {
             native::PATH => Some(Self::Native),
@@ -35,19 +37,24 @@ impl Dialect {
         }
     }
 
-    /// The sub-protocol to answer with, from those offered. `Err` when only unknown ones were offered and the dialect
-    /// cannot go without.
-    pub fn choose_subprotocol(self, offered: &[String]) -> Result<Option<&'static str>, Malformed> {
+    /// The sub-protocol to answer with, from those offered, and the dialect that it is. `Err` when only unknown ones
+    /// were offered and the dialect cannot go without.
+    pub fn choose_subprotocol(self, offered: &[String]) -> Result<(Self, Option<&'static str>), Malformed> {
         match self {
-            Self::Native => native::choose_subprotocol(offered),
-            Self::Centrifuge => Ok(centrifuge::choose_subprotocol(offered)),
+            Self::Native | Self::NativeParts => native::choose_subprotocol(offered),
+            Self::Centrifuge => Ok((self, centrifuge::choose_subprotocol(offered))),
         }
+    }
+
+    /// What it shows of a message names the connection that published it.
+    pub fn names_clients(self) -> bool {
+        self != Self::Native
     }
 
     /// Decodes one WebSocket message, which may hold several commands. Commands before a malformed one are still given.
     pub fn decode<'a>(self, message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
         match self {
-            Self::Native => native::decode(message, each),
+            Self::Native | Self::NativeParts => native::decode(message, each),
             Self::Centrifuge => centrifuge::decode(message, each),
         }
     }
@@ -56,7 +63,8 @@ impl Dialect {
     /// Encoding the same event twice gives the same bytes.
     pub fn encode(self, tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
         match self {
-            Self::Native => native::encode(tag, event, out),
+            Self::Native => native::encode(tag, event, false, out),
+            Self::NativeParts => native::encode(tag, event, true, out),
             Self::Centrifuge => centrifuge::encode(tag, event, out),
         }
     }
@@ -69,7 +77,7 @@ impl Dialect {
     /// Status code and reason of the close frame that ends a connection of this dialect.
     pub fn close(self, why: Close) -> (u16, &'static str) {
         match self {
-            Self::Native => native::close(why),
+            Self::Native | Self::NativeParts => native::close(why),
             Self::Centrifuge => centrifuge::close(why),
         }
     }

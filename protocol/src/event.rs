@@ -1,5 +1,7 @@
 //! What the relay tells a client, whatever dialect it speaks.
 
+use crate::parts::{ClientId, Parts};
+
 /// What a message body is. The number is stored and sent; never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -24,6 +26,33 @@ impl Content {
     }
 }
 
+/// What an entry of a log is. Numbers that this version does not know pass through, so that it can carry a later one's
+/// entries; whoever reads one of them does not show it as something that was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something a user said. Number 0.
+    Message,
+    /// A kind this version does not know (edit, delete, pin, mode, membership… of a later one).
+    Other(u8),
+}
+
+impl Kind {
+    const MESSAGE: u8 = 0;
+
+    /// The stored number.
+    pub fn to_u8(self) -> u8 {
+        match self {
+            Self::Message => Self::MESSAGE,
+            Self::Other(number) => number,
+        }
+    }
+
+    /// The kind with this stored number.
+    pub fn from_u8(number: u8) -> Self {
+        if number == Self::MESSAGE { Self::Message } else { Self::Other(number) }
+    }
+}
+
 /// One stored message as a reader sees it. Borrowed: the relay encodes it from its record, a client from the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the rest is what its name says")]
@@ -37,16 +66,19 @@ pub struct Message<'a> {
     pub user: &'a str,
     pub content: Content,
     pub body: &'a [u8],
+    pub kind: Kind,
+    pub parts: Parts<'a>,
 }
 
 /// One set of events for all dialects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a field is what its name says, the rest stands at its variant")]
 pub enum Event<'a> {
-    /// Reply to connect: who the relay takes the client for; `session` is unique per relay process.
+    /// Reply to connect: who the relay takes the client for; `session` is unique per relay process, `client` for ever.
     Connected {
         user: &'a str,
         session: u64,
+        client: ClientId,
         ping_s: u32,
     },
     /// Reply to join. The first message that follows has seq `from + 1`; `head` is the room's last visible seq.
@@ -65,6 +97,11 @@ pub enum Event<'a> {
     /// Reply to publish: stored durably. A repeat of a key gets the first one's seq and id.
     Acked {
         room: &'a str,
+        seq: u64,
+        id: u64,
+    },
+    /// Reply to a publish whose key is that of another message, stored under this seq and id. Nothing was stored.
+    KeyTaken {
         seq: u64,
         id: u64,
     },
@@ -139,11 +176,14 @@ pub enum ErrorCode {
     SlowConsumer = 13,
     #[error("the relay has no such command")]
     Unsupported = 14,
+    /// Told with the seq and id of the message that has the key.
+    #[error("this key belongs to another message")]
+    KeyTaken = 15,
 }
 
 impl ErrorCode {
     /// All codes, in order of their numbers from 1.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::NotConnected,
         Self::Already,
@@ -158,6 +198,7 @@ impl ErrorCode {
         Self::Internal,
         Self::SlowConsumer,
         Self::Unsupported,
+        Self::KeyTaken,
     ];
 
     /// The code with this number.

@@ -12,8 +12,11 @@ pub mod event;
 pub mod frame;
 pub mod handshake;
 pub mod native;
+pub mod parts;
 pub mod snowflake;
+pub mod varint;
 
 pub use command::{Command, Page, Request, Start};
 pub use dialect::Dialect;
-pub use event::{Close, Content, ErrorCode, Event, Message};
+pub use event::{Close, Content, ErrorCode, Event, Kind, Message};
+pub use parts::{ClientId, NewParts, OwnedParts, Parts};

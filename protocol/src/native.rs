@@ -16,8 +16,8 @@ use rkyv::{api::high::to_bytes_in, boxed::ArchivedBox, option::ArchivedOption, r
 pub use packed::Packed;
 
 use crate::{
-    Command, Content, Event, Request,
-    dialect::Malformed,
+    ClientId, Command, Content, Event, Request,
+    dialect::{Dialect, Malformed},
     event::{Close, ErrorCode},
     frame::{self, Incoming, Opcode},
 };
@@ -26,13 +26,17 @@ use crate::{
 pub const PATH: &str = "/native";
 /// The versioned sub-protocol.
 pub const SUBPROTOCOL: &str = "relay.native.v1";
+/// The same with the optional parts of messages. It goes before the other when both are offered.
+pub const SUBPROTOCOL_PARTS: &str = "relay.native.v1.parts";
 
-pub(crate) fn choose_subprotocol(offered: &[String]) -> Result<Option<&'static str>, Malformed> {
+pub(crate) fn choose_subprotocol(offered: &[String]) -> Result<(Dialect, Option<&'static str>), Malformed> {
     if offered.is_empty() {
-        return Ok(None);
+        return Ok((Dialect::Native, None));
     }
-    if offered.iter().any(|name| name == SUBPROTOCOL) {
-        return Ok(Some(SUBPROTOCOL));
+    for (dialect, known) in [(Dialect::NativeParts, SUBPROTOCOL_PARTS), (Dialect::Native, SUBPROTOCOL)] {
+        if offered.iter().any(|name| name == known) {
+            return Ok((dialect, Some(known)));
+        }
     }
     Err(Malformed(format!("none of the sub-protocols {offered:?} is known here; {PATH} speaks {SUBPROTOCOL}")))
 }
@@ -84,17 +88,17 @@ fn decode_request(payload: &[u8]) -> Result<Request<'_>, Malformed> {
     Ok(Request { tag: up.tag.to_native(), command })
 }
 
-pub(crate) fn encode(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+pub(crate) fn encode(tag: u32, event: &Event<'_>, with_parts: bool, out: &mut Vec<u8>) {
     match event {
         Event::Ping => frame::write(Opcode::Ping, b"", out),
-        _ => frame::write_with(Opcode::Binary, out, |out| encode_event(tag, event, out)),
+        _ => frame::write_with(Opcode::Binary, out, |out| encode_event(tag, event, with_parts, out)),
     }
 }
 
 /// The payload of [`encode`]; [`Event::Ping`] has none.
-fn encode_event(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
+fn encode_event(tag: u32, event: &Event<'_>, with_parts: bool, out: &mut Vec<u8>) {
     let bytes = match event {
-        Event::History { messages, .. } | Event::Batch { messages, .. } => packed::pack(messages),
+        Event::History { messages, .. } | Event::Batch { messages, .. } => packed::pack(messages, with_parts),
         _ => Vec::new(),
     };
     let packed = |messages: &[crate::Message<'_>]| wire::Packed {
@@ -103,7 +107,9 @@ fn encode_event(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
         bytes: &bytes,
     };
     let event = match *event {
-        Event::Connected { user, session, ping_s } => wire::Event::Connected { user, session, ping_s },
+        Event::Connected { user, session, client, ping_s } => {
+            wire::Event::Connected { user, session, ping_s, client: client.0 }
+        }
         Event::Joined { room, epoch, from, head, recovering, recovered } => {
             wire::Event::Joined { room, epoch, from, head, recovering, recovered }
         }
@@ -115,13 +121,26 @@ fn encode_event(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
         Event::Batch { room, messages } => wire::Event::Batch { room, messages: packed(messages) },
         Event::Gap { room, from, to } => wire::Event::Gap { room, from, to },
         Event::Error { code, message, retry_after_ms } => {
-            wire::Event::Error { code: code as u16, message, retry_after_ms }
+            wire::Event::Error { code: code as u16, message, retry_after_ms, seq: 0, id: 0 }
+        }
+        Event::KeyTaken { seq, id } => {
+            return encode_key_taken(tag, &ErrorCode::KeyTaken.to_string(), (seq, id), out);
         }
         Event::GoingAway { reason, reconnect_after_ms } => wire::Event::GoingAway { reason, reconnect_after_ms },
         Event::Pong => wire::Event::Pong,
         Event::Ping => return,
     };
-    to_bytes_in::<_, rancor::Error>(&wire::Down { tag, event }, out).expect("a Vec takes every byte");
+    write(&wire::Down { tag, event }, out);
+}
+
+/// The error that says where the message with the key is.
+fn encode_key_taken(tag: u32, message: &str, (seq, id): (u64, u64), out: &mut Vec<u8>) {
+    let code = ErrorCode::KeyTaken as u16;
+    write(&wire::Down { tag, event: wire::Event::Error { code, message, retry_after_ms: 0, seq, id } }, out);
+}
+
+fn write(down: &wire::Down<'_>, out: &mut Vec<u8>) {
+    to_bytes_in::<_, rancor::Error>(down, out).expect("a Vec takes every byte");
 }
 
 /// A client's side: appends the payload of one command (not framed; the client masks it, `frame::write_masked`).
@@ -148,7 +167,7 @@ pub fn encode_request(request: &Request<'_>, out: &mut Vec<u8>) {
 #[derive(Debug)]
 #[expect(missing_docs, reason = "documented at Event")]
 pub enum Received<'a> {
-    Connected { user: &'a str, session: u64, ping_s: u32 },
+    Connected { user: &'a str, session: u64, client: ClientId, ping_s: u32 },
     Joined { room: &'a str, epoch: u64, from: u64, head: u64, recovering: bool, recovered: bool },
     Left { room: &'a str },
     Acked { room: &'a str, seq: u64, id: u64 },
@@ -156,6 +175,7 @@ pub enum Received<'a> {
     Batch { room: &'a str, messages: Packed<'a> },
     Gap { room: &'a str, from: u64, to: u64 },
     Error { code: ErrorCode, message: &'a str, retry_after_ms: u32 },
+    KeyTaken { seq: u64, id: u64 },
     GoingAway { reason: &'a str, reconnect_after_ms: u32 },
     Pong,
 }
@@ -164,9 +184,12 @@ pub enum Received<'a> {
 pub fn decode_event(payload: &[u8]) -> Result<(u32, Received<'_>), Malformed> {
     let down = rkyv::access::<wire::ArchivedDown<'_>, rancor::Error>(payload).map_err(unreadable)?;
     let event = match &down.event {
-        wire::ArchivedEvent::Connected { user, session, ping_s } => {
-            Received::Connected { user, session: session.to_native(), ping_s: ping_s.to_native() }
-        }
+        wire::ArchivedEvent::Connected { user, session, ping_s, client } => Received::Connected {
+            user,
+            session: session.to_native(),
+            client: ClientId(client.to_native()),
+            ping_s: ping_s.to_native(),
+        },
         wire::ArchivedEvent::Joined { room, epoch, from, head, recovering, recovered } => Received::Joined {
             room,
             epoch: epoch.to_native(),
@@ -186,7 +209,10 @@ pub fn decode_event(payload: &[u8]) -> Result<(u32, Received<'_>), Malformed> {
         wire::ArchivedEvent::Gap { room, from, to } => {
             Received::Gap { room, from: from.to_native(), to: to.to_native() }
         }
-        wire::ArchivedEvent::Error { code, message, retry_after_ms } => Received::Error {
+        wire::ArchivedEvent::Error { code, seq, id, .. } if *code == ErrorCode::KeyTaken as u16 => {
+            Received::KeyTaken { seq: seq.to_native(), id: id.to_native() }
+        }
+        wire::ArchivedEvent::Error { code, message, retry_after_ms, .. } => Received::Error {
             code: ErrorCode::from_u16(code.to_native())
                 .ok_or_else(|| Malformed(format!("error code {code} is unknown")))?,
             message,

@@ -1,8 +1,11 @@
-//! Which idempotency keys a room has stored lately: a publish that is repeated is stored once.
+//! Which idempotency keys a room has stored lately: a publish that is repeated is stored once, and the same key with
+//! another body is refused.
 
 use std::collections::VecDeque;
 
 use foldhash::HashMap;
+use protocol::Content;
+use storage::{Key, StoredKey};
 
 /// A key is remembered for this many messages of its room…
 pub const WINDOW_MESSAGES: u64 = 65_536;
@@ -21,24 +24,47 @@ pub fn key_hash(user: &str, key: &str) -> u128 {
     u128::from_le_bytes(first)
 }
 
+/// The hash that is stored for a body as a client sent it: 64 bits, for who makes two of one's own bodies meet has only
+/// one's own message swallowed.
+pub fn body_hash(content: Content, body: &[u8]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[content as u8]);
+    hasher.update(body);
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// What a key that is stored already means for a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub seq: u64,
+    pub id: u64,
+    /// The publish has another body than the message that is stored.
+    pub differs: bool,
+}
+
 /// The keys in a room's window. Lives with the room, on its owner.
 #[derive(Debug, Default)]
 pub struct Dedupe {
-    stored: HashMap<u128, (u64, u64)>,
+    /// Seq, id, and the hash of the body where it is known.
+    stored: HashMap<u128, (u64, u64, Option<u64>)>,
     /// (seq, time in ms, key), oldest first.
     order: VecDeque<(u64, u64, u128)>,
 }
 
 impl Dedupe {
-    /// Seq and id under which this key is stored.
-    pub fn get(&self, key: u128) -> Option<(u64, u64)> {
-        self.stored.get(&key).copied()
+    /// Where this key is stored.
+    pub fn get(&self, key: Key) -> Option<Known> {
+        let &(seq, id, body) = self.stored.get(&key.hash)?;
+        Some(Known { seq, id, differs: !key.repeats(body) })
     }
 
     /// Notes a stored message and forgets what has left the window.
-    pub fn insert(&mut self, key: u128, seq: u64, id: u64, time_ms: u64) {
-        self.stored.insert(key, (seq, id));
-        self.order.push_back((seq, time_ms, key));
+    pub fn insert(&mut self, stored: &StoredKey) {
+        let StoredKey { key: Key { hash, body }, seq, id, time_ms } = *stored;
+        self.stored.insert(hash, (seq, id, body));
+        self.order.push_back((seq, time_ms, hash));
         self.trim(seq, time_ms);
     }
 
@@ -48,7 +74,7 @@ impl Dedupe {
                 return;
             }
             self.order.pop_front();
-            if self.stored.get(&key).is_some_and(|&(stored, _)| stored == seq) {
+            if self.stored.get(&key).is_some_and(|&(stored, ..)| stored == seq) {
                 self.stored.remove(&key);
             }
         }
@@ -59,16 +85,40 @@ impl Dedupe {
 mod tests {
     use super::*;
 
+    fn key(hash: u128, body: Option<u64>) -> Key {
+        Key { hash, body }
+    }
+
+    fn stored(hash: u128, seq: u64, time_ms: u64) -> StoredKey {
+        StoredKey { key: key(hash, Some(5)), seq, id: seq + 10, time_ms }
+    }
+
     #[test]
     fn keys_leave_the_window_by_count_and_by_age() {
         let mut dedupe = Dedupe::default();
-        dedupe.insert(1, 1, 11, 1000);
-        dedupe.insert(2, 2, 12, 1000);
-        assert_eq!(dedupe.get(1), Some((1, 11)));
-        dedupe.insert(3, 1 + WINDOW_MESSAGES, 13, 1000);
-        assert_eq!((dedupe.get(1), dedupe.get(2)), (None, Some((2, 12))));
-        dedupe.insert(4, 2 + WINDOW_MESSAGES, 14, 1000 + WINDOW_MS);
-        assert_eq!((dedupe.get(2), dedupe.get(3), dedupe.get(4)), (None, None, Some((2 + WINDOW_MESSAGES, 14))));
+        let seqs =
+            |dedupe: &Dedupe| [1, 2, 3, 4].map(|hash| dedupe.get(key(hash, Some(5))).map_or(0, |known| known.seq));
+        dedupe.insert(&stored(1, 1, 1000));
+        dedupe.insert(&stored(2, 2, 1000));
+        assert_eq!(seqs(&dedupe), [1, 2, 0, 0]);
+        dedupe.insert(&stored(3, 1 + WINDOW_MESSAGES, 1000));
+        assert_eq!(seqs(&dedupe), [0, 2, 1 + WINDOW_MESSAGES, 0]);
+        dedupe.insert(&stored(4, 2 + WINDOW_MESSAGES, 1000 + WINDOW_MS));
+        assert_eq!(seqs(&dedupe), [0, 0, 0, 2 + WINDOW_MESSAGES]);
+    }
+
+    #[test]
+    fn another_body_differs_and_one_that_nobody_knows_does_not() {
+        let mut dedupe = Dedupe::default();
+        dedupe.insert(&stored(1, 1, 1000));
+        dedupe.insert(&StoredKey { key: key(2, None), ..stored(2, 2, 1000) });
+        let differs = |hash, body| dedupe.get(key(hash, body)).map(|known| known.differs);
+        assert_eq!(
+            (differs(1, Some(5)), differs(1, Some(6)), differs(1, None)),
+            (Some(false), Some(true), Some(false))
+        );
+        assert_eq!(differs(2, Some(6)), Some(false), "stored before bodies were hashed");
+        assert_ne!(body_hash(Content::Text, b"1"), body_hash(Content::Json, b"1"));
     }
 
     #[test]

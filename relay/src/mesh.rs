@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use protocol::{Content, ErrorCode, Page, Start};
-use storage::Record;
+use protocol::{Content, ErrorCode, OwnedParts, Page, Start};
+use storage::{Key, Record};
 
 use crate::feed::Shared;
 use crate::ids::{Principal, SessionId};
@@ -34,7 +34,8 @@ pub enum Mesh {
         principal: Principal,
         content: Content,
         body: Box<[u8]>,
-        key: Option<u128>,
+        key: Option<Key>,
+        parts: OwnedParts,
     },
     /// To the owner. Lane full: the client hears `busy`.
     History { waiter: Waiter, room: Arc<str>, principal: Principal, page: Page, limit: u32 },
@@ -58,6 +59,8 @@ pub enum Mesh {
     Deliver { room: Arc<str>, records: Arc<[Arc<Record>]> },
     /// From the owner: stored.
     Acked { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
+    /// From the owner: nothing was stored, for the message stored as this one has the key and another body.
+    KeyTaken { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
     /// From the owner: a page of history, ascending.
     Page { waiter: Waiter, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>> },
     /// From the owner: a command was refused. After a refused join the member is forgotten.
@@ -70,6 +73,7 @@ impl Mesh {
         match self {
             Self::Joined { waiter, room, .. }
             | Self::Acked { waiter, room, .. }
+            | Self::KeyTaken { waiter, room, .. }
             | Self::Page { waiter, room, .. }
             | Self::Refused { waiter, room, .. } => Some((waiter.session, room.clone())),
             Self::Join { .. }

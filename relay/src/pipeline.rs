@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use protocol::{Content, Page, Start};
+use protocol::{Content, OwnedParts, Page, Start};
+use storage::Key;
 
 /// A command on a room, checked and owned: it may have to wait.
 #[derive(Debug)]
@@ -13,7 +14,7 @@ use protocol::{Content, Page, Start};
 pub enum Ask {
     Join { start: Start },
     Leave,
-    Publish { content: Content, body: Box<[u8]>, key: Option<u128> },
+    Publish { content: Content, body: Box<[u8]>, key: Option<Key>, parts: OwnedParts },
     History { page: Page, limit: u32 },
 }
 
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     fn publish() -> Ask {
-        Ask::Publish { content: Content::Text, body: (*b"x").into(), key: None }
+        Ask::Publish { content: Content::Text, body: (*b"x").into(), key: None, parts: OwnedParts::default() }
     }
 
     fn join() -> Ask {

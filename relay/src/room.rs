@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use protocol::Content;
 use protocol::snowflake::Snowflake;
-use storage::{Append, Kind, LogState, Record};
+use protocol::{Content, OwnedParts};
+use storage::{Append, Key, Kind, LogState, Record, StoredKey};
 
-use crate::dedupe::Dedupe;
+use crate::dedupe::{Dedupe, Known};
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
 use crate::tempo::MessageRate;
@@ -29,7 +29,8 @@ pub struct Publish {
     pub user: Arc<str>,
     pub content: Content,
     pub body: Box<[u8]>,
-    pub key: Option<u128>,
+    pub key: Option<Key>,
+    pub parts: OwnedParts,
     pub waiter: Waiter,
 }
 
@@ -40,6 +41,8 @@ pub enum Verdict {
     Pending,
     /// The key is stored already, under this seq and id.
     Repeat { seq: u64, id: u64 },
+    /// The key is stored already, with another body.
+    KeyTaken { seq: u64, id: u64 },
     /// Nothing was given or stored: the room has too many pending ones.
     Busy,
     /// This user publishes too fast here; try again after so many milliseconds.
@@ -50,8 +53,16 @@ pub enum Verdict {
 struct Pending {
     publish: Publish,
     since_us: u64,
-    /// Waiters that repeated the key while it waits.
-    repeats: Vec<Waiter>,
+    /// Those that used its key while it waits.
+    repeats: Vec<Waiting>,
+}
+
+/// Who waits until a message is stored.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    waiter: Waiter,
+    /// It used the message's key for another body: it hears where the message is stored, and that its own is not.
+    differs: bool,
 }
 
 /// An append on its way to storage: its records and who waits for each.
@@ -60,7 +71,7 @@ struct Flight {
     /// How many messages the room had taken before the first of these.
     first: u64,
     records: Vec<Arc<Record>>,
-    waiters: Vec<Vec<Waiter>>,
+    waiters: Vec<Vec<Waiting>>,
     since_us: u64,
     /// The waiters were told that the outcome is unknown.
     overdue: bool,
@@ -112,6 +123,16 @@ impl Bucket {
     }
 }
 
+/// What storage knows of a room's log.
+#[derive(Debug)]
+pub struct Log {
+    pub state: LogState,
+    /// The newest records, ascending, dense, up to the log's end.
+    pub tail: Vec<Arc<Record>>,
+    /// The keys in the dedupe window, ascending.
+    pub keys: Vec<StoredKey>,
+}
+
 /// One room's log, at its owner.
 #[derive(Debug)]
 pub struct Room {
@@ -125,8 +146,8 @@ pub struct Room {
     /// When the oldest durable message that is not cut became durable.
     pub uncut_since_us: u64,
     pending: VecDeque<Pending>,
-    /// Keys of pending and flying messages: how many messages were taken when theirs was.
-    pending_keys: HashMap<u128, u64>,
+    /// Keys of pending and flying messages: how many messages were taken when theirs was, and the hash of its body.
+    pending_keys: HashMap<u128, (u64, Option<u64>)>,
     taken: u64,
     flight: Option<Flight>,
     /// What came before this seq has expired; more may have, which storage says when it is asked.
@@ -148,15 +169,11 @@ pub struct Room {
 }
 
 impl Room {
-    /// A room as storage knows it, with its newest records (ascending, dense, up to the log's end).
-    pub fn load(name: Arc<str>, state: LogState, recent: Vec<Arc<Record>>, shards: usize, tail_max: usize) -> Self {
+    /// A room as storage knows it.
+    pub fn load(name: Arc<str>, log: Log, shards: usize) -> Self {
+        let Log { state, tail, keys } = log;
         let mut dedupe = Dedupe::default();
-        for record in &recent {
-            if let Some(key) = record.key {
-                dedupe.insert(key, record.seq, record.id, record.time_ms);
-            }
-        }
-        let skip = recent.len().saturating_sub(tail_max);
+        keys.iter().for_each(|key| dedupe.insert(key));
         Self {
             name,
             epoch: state.epoch,
@@ -169,7 +186,7 @@ impl Room {
             taken: 0,
             flight: None,
             kept_from: 1,
-            tail: recent.into_iter().skip(skip).collect(),
+            tail: tail.into(),
             dedupe,
             cores: vec![CoreState::default(); shards],
             reads: HashMap::default(),
@@ -184,11 +201,13 @@ impl Room {
     /// Takes a publish, or says at once what becomes of it.
     pub fn publish(&mut self, publish: Publish, rate: Rate, pending_max: usize, now_us: u64) -> Verdict {
         if let Some(key) = publish.key {
-            if let Some((seq, id)) = self.dedupe.get(key) {
-                return Verdict::Repeat { seq, id };
+            match self.dedupe.get(key) {
+                Some(Known { seq, id, differs: false }) => return Verdict::Repeat { seq, id },
+                Some(Known { seq, id, differs: true }) => return Verdict::KeyTaken { seq, id },
+                None => {}
             }
-            if let Some(&number) = self.pending_keys.get(&key) {
-                self.wait_for(number, publish.waiter);
+            if let Some(&(number, body)) = self.pending_keys.get(&key.hash) {
+                self.wait_for(number, Waiting { waiter: publish.waiter, differs: !key.repeats(body) });
                 return Verdict::Pending;
             }
         }
@@ -200,7 +219,7 @@ impl Room {
             return Verdict::RateLimited { retry_after_ms };
         }
         if let Some(key) = publish.key {
-            self.pending_keys.insert(key, self.taken);
+            self.pending_keys.insert(key.hash, (self.taken, key.body));
         }
         self.taken += 1;
         self.pending.push_back(Pending { publish, since_us: now_us, repeats: Vec::new() });
@@ -208,7 +227,7 @@ impl Room {
     }
 
     /// Adds a waiter to the message that was taken as number `number`, pending or flying.
-    fn wait_for(&mut self, number: u64, waiter: Waiter) {
+    fn wait_for(&mut self, number: u64, waiter: Waiting) {
         let first_pending = self.taken - self.pending.len() as u64;
         if number >= first_pending {
             self.pending[(number - first_pending) as usize].repeats.push(waiter);
@@ -230,7 +249,7 @@ impl Room {
         let mut last_id = self.last_id;
         for (n, pending) in self.pending.drain(..count).enumerate() {
             last_id = ids.next(wall_ms, last_id);
-            let Publish { user, content, body, key, waiter } = pending.publish;
+            let Publish { user, content, body, key, parts, waiter } = pending.publish;
             records.push(Arc::new(Record {
                 kind: Kind::Message,
                 seq: self.durable + 1 + n as u64,
@@ -240,17 +259,19 @@ impl Room {
                 content,
                 body,
                 key,
+                parts,
             }));
             let mut all = pending.repeats;
-            all.insert(0, waiter);
+            all.insert(0, Waiting { waiter, differs: false });
             waiters.push(all);
         }
         self.flight = Some(Flight { first, records: records.clone(), waiters, since_us: now_us, overdue: false });
         Some(Append { room: self.name.clone(), epoch: self.epoch, records })
     }
 
-    /// The append on its way is durable. Calls `ack` for everybody who waits for one of its messages.
-    pub fn stored(&mut self, now_us: u64, tail_max: usize, mut ack: impl FnMut(Waiter, u64, u64)) {
+    /// The append on its way is durable. Calls `tell` for everybody who waits for one of its messages: whether it has
+    /// another body, seq and id.
+    pub fn stored(&mut self, now_us: u64, tail_max: usize, mut tell: impl FnMut(Waiter, Known)) {
         let Some(flight) = self.flight.take() else { return };
         if self.durable == self.cut {
             self.uncut_since_us = now_us;
@@ -258,12 +279,12 @@ impl Room {
         for (record, waiters) in flight.records.into_iter().zip(flight.waiters) {
             self.durable = record.seq;
             self.last_id = record.id;
-            if let Some(key) = record.key {
-                self.pending_keys.remove(&key);
-                self.dedupe.insert(key, record.seq, record.id, record.time_ms);
+            if let Some(stored) = StoredKey::of(&record) {
+                self.pending_keys.remove(&stored.key.hash);
+                self.dedupe.insert(&stored);
             }
-            for waiter in waiters {
-                ack(waiter, record.seq, record.id);
+            for Waiting { waiter, differs } in waiters {
+                tell(waiter, Known { seq: record.seq, id: record.id, differs });
             }
             self.tail.push_back(record);
         }
@@ -279,17 +300,17 @@ impl Room {
         while self.pending.front().is_some_and(|p| p.since_us + timeout_us <= now_us) {
             let Some(pending) = self.pending.pop_front() else { break };
             if let Some(key) = pending.publish.key {
-                self.pending_keys.remove(&key);
+                self.pending_keys.remove(&key.hash);
             }
             tell(pending.publish.waiter, false);
-            pending.repeats.into_iter().for_each(|waiter| tell(waiter, false));
+            pending.repeats.into_iter().for_each(|waiting| tell(waiting.waiter, false));
         }
         if let Some(flight) = &mut self.flight
             && flight.since_us + timeout_us <= now_us
             && !flight.overdue
         {
             flight.overdue = true;
-            flight.waiters.iter_mut().flat_map(|w| w.drain(..)).for_each(|waiter| tell(waiter, true));
+            flight.waiters.iter_mut().flat_map(|w| w.drain(..)).for_each(|waiting| tell(waiting.waiter, true));
         }
     }
 
@@ -347,17 +368,28 @@ mod tests {
     const RATE: Rate = Rate { per_s: 1000, burst: 1000 };
 
     fn room() -> Room {
-        Room::load("r".into(), LogState { epoch: 7, last_seq: 0, last_id: 0 }, Vec::new(), 1, 4)
+        let state = LogState { epoch: 7, last_seq: 0, last_id: 0 };
+        Room::load("r".into(), Log { state, tail: Vec::new(), keys: Vec::new() }, 1)
     }
 
     fn publish(user: &str, key: Option<u128>, tag: u32) -> Publish {
         let waiter = Waiter { session: SessionId(1), tag };
-        Publish { user: user.into(), content: Content::Text, body: (*b"x").into(), key, waiter }
+        let key = key.map(|hash| Key { hash, body: Some(1) });
+        let parts = OwnedParts::default();
+        Publish { user: user.into(), content: Content::Text, body: (*b"x").into(), key, parts, waiter }
+    }
+
+    /// The same key for another body.
+    fn other(hash: u128, tag: u32) -> Publish {
+        Publish { key: Some(Key { hash, body: Some(2) }), ..publish("a", None, tag) }
     }
 
     fn acked(room: &mut Room) -> Vec<(u32, u64)> {
         let mut acks = Vec::new();
-        room.stored(0, 4, |waiter, seq, _| acks.push((waiter.tag, seq)));
+        room.stored(0, 4, |waiter, known| {
+            assert!(!known.differs);
+            acks.push((waiter.tag, known.seq));
+        });
         acks
     }
 
@@ -387,6 +419,28 @@ mod tests {
         assert!(matches!(room.publish(publish("a", Some(9), 5), RATE, 10, 0), Verdict::Repeat { seq: 1, .. }));
         room.form_append(&mut ids, (0, 0), 10).unwrap();
         assert_eq!(acked(&mut room), [(3, 2)]);
+    }
+
+    #[test]
+    fn a_key_with_another_body_hears_where_the_first_is_stored_and_what_became_of_it() {
+        let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+        room.publish(publish("a", Some(9), 1), RATE, 10, 0);
+        assert_eq!(room.publish(other(9, 2), RATE, 10, 0), Verdict::Pending);
+        room.form_append(&mut ids, (0, 0), 10).unwrap();
+        assert_eq!(room.publish(other(9, 3), RATE, 10, 0), Verdict::Pending);
+        let mut told = Vec::new();
+        room.stored(0, 4, |waiter, Known { seq, differs, .. }| told.push((waiter.tag, seq, differs)));
+        assert_eq!(told, [(1, 1, false), (2, 1, true), (3, 1, true)]);
+        assert!(matches!(room.publish(other(9, 4), RATE, 10, 0), Verdict::KeyTaken { seq: 1, .. }));
+        assert!(matches!(room.publish(publish("a", Some(9), 5), RATE, 10, 0), Verdict::Repeat { seq: 1, .. }));
+        assert!(!room.has_pending(), "nothing more was taken");
+
+        room.publish(publish("a", Some(8), 6), RATE, 10, 0);
+        room.publish(other(8, 7), RATE, 10, 0);
+        let mut told = Vec::new();
+        room.give_up(10, 10, |waiter, unknown| told.push((waiter.tag, unknown)));
+        assert_eq!(told, [(6, false), (7, false)], "without the first, nobody knows where the key is");
+        assert_eq!(room.publish(other(8, 8), RATE, 10, 0), Verdict::Pending, "and it is free");
     }
 
     #[test]

@@ -101,6 +101,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
     let running = Arc::new(AtomicUsize::new(plan.shards));
     let mut links = Links::mesh(&wakes, LANE_BATCHES, HANDOVERS_MAX);
     let cores = core_ids(plan.shards);
+    let nonce = fastrand::u64(..);
     for (shard, listener) in listeners.into_iter().enumerate() {
         let setup = Setup {
             shard,
@@ -111,6 +112,7 @@ pub fn run(plan: Plan, ready: impl FnOnce(SocketAddr, &Capacity)) -> anyhow::Res
             echo: plan.echo,
             period_us: None,
             deflate_members_min: deflation::MEMBERS_MIN,
+            nonce,
             seed: fastrand::u64(..),
         };
         let parts = core::Parts {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use protocol::Content;
+use protocol::{Content, OwnedParts};
 use rustix::process::{Pid, Signal, kill_process};
 use storage::{Append, EmbeddedStore, Kind, Options, Record, Store};
 
@@ -20,6 +20,7 @@ fn record(seq: u64, id: u64) -> Arc<Record> {
         content: Content::Text,
         body: b"hello".to_vec().into(),
         key: None,
+        parts: OwnedParts::default(),
     })
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::Content;
-use storage::{Append, EmbeddedStore, Kind, Options, Record, Store};
+use protocol::{Content, OwnedParts};
+use storage::{Append, EmbeddedStore, Key, Kind, Options, Record, Store};
 
 const SECONDS: Duration = Duration::from_secs(5);
 const BODY: &str = "오늘 방송 진짜 재밌다 ㅋㅋㅋ PogChamp did you see that play? 한 번만 더 보여주세요 제발";
@@ -113,7 +113,8 @@ fn record(seq: u64, id: u64) -> Record {
         sender: format!("user{}", seq % 70_000).into(),
         content: Content::Text,
         body: BODY.as_bytes().into(),
-        key: Some(u128::from(id) * 0x9e37_79b9_7f4a_7c15_f39c),
+        key: Some(Key { hash: u128::from(id) * 0x9e37_79b9_7f4a_7c15_f39c, body: Some(id) }),
+        parts: OwnedParts::default(),
     }
 }
 

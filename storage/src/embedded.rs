@@ -17,6 +17,7 @@ mod tree;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use fjall::OwnedWriteBatch;
@@ -24,7 +25,7 @@ use fjall::OwnedWriteBatch;
 use crate::continuation::{already_stored, repeated};
 use crate::seqs::{block, is_block_start};
 use crate::states::States;
-use crate::{Append, LogState, Record, Store, StoreError};
+use crate::{Append, LogState, Record, Store, StoreError, StoredKey, keys};
 use error::{from_fjall, from_io};
 use layout::{Facts, Keys};
 use log::Log;
@@ -93,6 +94,8 @@ struct Engine {
     tree: Tree,
     marks: Marks,
     store_epoch: u64,
+    /// See [`Opened`].
+    keys_since_ms: AtomicU64,
     states: Mutex<States<LogState>>,
 }
 
@@ -164,7 +167,9 @@ impl EmbeddedStore {
             if let Some(reserved_ms) = reserved_ms {
                 batch.insert(&engine.tree.rows, layout::RESERVED, reserved_ms.to_be_bytes());
             }
+            let keys_since_ms = engine.stage_layout(&self.layout.dir, &ends, &mut batch)?;
             batch.commit().map_err(|error| self.failed(appender, error))?;
+            engine.keys_since_ms.store(keys_since_ms, Ordering::Relaxed);
             self.note(engine, appender, &ends)?;
             let mut states = engine.states();
             for (append, state) in ends {
@@ -213,8 +218,9 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
 
 impl Engine {
     fn new(opened: Opened, options: &Options) -> Self {
-        let Opened { tree, marks, store_epoch } = opened;
-        Self { tree, marks, store_epoch, states: Mutex::new(States::new(options.log_states_max)) }
+        let Opened { tree, marks, store_epoch, keys_since_ms } = opened;
+        let keys_since_ms = keys_since_ms.into();
+        Self { tree, marks, store_epoch, keys_since_ms, states: Mutex::new(States::new(options.log_states_max)) }
     }
 
     fn states(&self) -> MutexGuard<'_, States<LogState>> {
@@ -238,6 +244,8 @@ impl Engine {
         scratch: &mut Scratch,
     ) -> Result<LogState, StoreError> {
         let Scratch { bytes, keys } = scratch;
+        // What is copied from another store is mostly older than anybody asks for.
+        let keys_after_ms = tree::now_ms().saturating_sub(layout::KEYS_KEPT_MS);
         keys.set_room(&append.room)?;
         let mut state = self.state(dir, &append.room)?;
         let stored = self.stored_ids(dir, append, state)?;
@@ -256,9 +264,33 @@ impl Engine {
             bytes.clear();
             record.encode(bytes);
             batch.insert(&self.tree.rows, keys.record(record.seq, record.id), &bytes[..]);
+            if let Some(key) = StoredKey::of(record).filter(|key| key.time_ms >= keys_after_ms) {
+                bytes.clear();
+                key.encode(bytes);
+                batch.insert(&self.tree.keys, keys.key(record.seq), &bytes[..]);
+            }
             (state.last_seq, state.last_id) = (record.seq, record.id);
         }
         Ok(state)
+    }
+
+    /// Takes a directory of the layout without keys over to the newest one, with this batch; since when it has keys.
+    fn stage_layout(
+        &self,
+        dir: &Path,
+        ends: &[(&Append, LogState)],
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<u64, StoreError> {
+        let since_ms = self.keys_since_ms.load(Ordering::Relaxed);
+        if since_ms != u64::MAX || ends.is_empty() {
+            return Ok(since_ms);
+        }
+        // Whatever the clock said, no message was taken later than ids were reserved for.
+        let reserved_ms = self.tree.setting(dir, layout::RESERVED)?.unwrap_or(0);
+        let since_ms = reserved_ms.max(tree::now_ms());
+        batch.insert(&self.tree.rows, layout::FORMAT, layout::FORMAT_VERSION.to_be_bytes());
+        batch.insert(&self.tree.rows, layout::KEYS_SINCE, since_ms.to_be_bytes());
+        Ok(since_ms)
     }
 
     /// The stored ids from the append's first seq on, as far as both go; empty unless it repeats something.
@@ -287,6 +319,20 @@ impl Store for EmbeddedStore {
                 return Ok(Vec::new());
             }
             Log::now(&self.layout.dir, &engine.tree, room)?.range(first, last, head)
+        })
+    }
+
+    fn keys(&self, room: &str, first: u64, since_ms: u64) -> Result<Vec<StoredKey>, StoreError> {
+        let has_rows = self.with(|engine| Ok(engine.keys_since_ms.load(Ordering::Relaxed) <= since_ms))?;
+        if !has_rows {
+            return keys::from_records(self, room, first, since_ms);
+        }
+        self.with(|engine| {
+            let head = engine.state(&self.layout.dir, room)?.last_seq;
+            if first > head {
+                return Ok(Vec::new());
+            }
+            Log::now(&self.layout.dir, &engine.tree, room)?.keys(first, head, since_ms)
         })
     }
 

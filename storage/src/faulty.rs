@@ -161,6 +161,7 @@ mod tests {
             content: protocol::Content::Text,
             body: Box::default(),
             key: None,
+            parts: protocol::OwnedParts::default(),
         };
         Append { room: room.into(), epoch: 1, records: vec![Arc::new(record)] }
     }

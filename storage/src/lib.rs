@@ -9,6 +9,7 @@ mod continuation;
 pub mod copy;
 pub mod embedded;
 pub mod faulty;
+pub mod keys;
 pub mod memory;
 pub mod record;
 pub mod scylla;
@@ -19,8 +20,9 @@ pub mod store;
 
 pub use embedded::{EmbeddedStore, Options};
 pub use faulty::{Fault, FaultyStore};
+pub use keys::StoredKey;
 pub use memory::MemoryStore;
-pub use record::{Kind, Record};
+pub use record::{Key, Kind, Record};
 pub use scylla::ScyllaStore;
 pub use slot::{SLOTS, room_slot};
 pub use store::{Append, Concurrent, Done, LogState, Metric, Store, StoreError};

@@ -1,38 +1,55 @@
 //! One entry of a room's log as it is stored, in memory and as versioned bytes.
+//!
+//! Version 2, the one that is written. `n` is a number as [`protocol::varint`] writes it; the rest is little-endian.
+//!
+//! | field | |
+//! |---|---|
+//! | version, kind | a byte each |
+//! | flags | bits 0–1 content type; 2 time follows; 3 key follows; 4 hash of the body as sent follows; 5 parts follow |
+//! | seq | n |
+//! | id | 8 bytes |
+//! | time | only with bit 2: n = zigzag of (time − the id's time) in ms. Else the time is the id's |
+//! | sender | n = length, UTF-8 |
+//! | key | only with bit 3: 16 bytes, and with bit 4 8 bytes |
+//! | parts | only with bit 5: n = length, [`protocol::parts`] |
+//! | body | n = length, bytes, and nothing behind them |
+//!
+//! Version 1 had neither parts nor the hash of a body, and stays readable.
 
-use protocol::{Content, Message};
-use rkyv::rancor::Error as RkyvError;
-use rkyv::with::InlineAsBox;
+mod v1;
+
+use protocol::snowflake::time_ms;
+use protocol::{Content, Message, OwnedParts, Parts, varint};
+
+pub use protocol::Kind;
 
 use crate::StoreError;
 
-/// The first byte of every stored record; a later format gets the next number, and this one stays readable.
-pub const FORMAT_VERSION: u8 = 1;
+/// The first byte of every record that is written. A later format gets the next number, and all before stay readable.
+pub const FORMAT_VERSION: u8 = 2;
 
 const HEADER_BYTES: usize = 2;
-const KIND_MESSAGE: u8 = 0;
 
-/// What an entry is. Unknown numbers pass through, so that an older relay can carry a newer one's entries.
+const CONTENT: u8 = 0b0000_0011;
+const TIME: u8 = 0b0000_0100;
+const KEY: u8 = 0b0000_1000;
+const BODY_HASH: u8 = 0b0001_0000;
+const PARTS: u8 = 0b0010_0000;
+const UNKNOWN: u8 = 0b1100_0000;
+
+/// The idempotency key of a message, as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Something a user said. Number 0.
-    Message,
-    /// A kind this version does not know (edit, delete, pin, mode, membership… of a later one).
-    Other(u8),
+pub struct Key {
+    /// Hash of (user, key).
+    pub hash: u128,
+    /// Hash of the body as it was sent. None where nobody asks for it: in records of version 1.
+    pub body: Option<u64>,
 }
 
-impl Kind {
-    /// The stored number.
-    pub fn to_u8(self) -> u8 {
-        match self {
-            Self::Message => KIND_MESSAGE,
-            Self::Other(number) => number,
-        }
-    }
-
-    /// The kind with this stored number.
-    pub fn from_u8(number: u8) -> Self {
-        if number == KIND_MESSAGE { Self::Message } else { Self::Other(number) }
+impl Key {
+    /// A publish with this key repeats the one with the other: both bodies are the same, as far as is known.
+    pub fn repeats(self, stored: Option<u64>) -> bool {
+        self.body.zip(stored).is_none_or(|(body, stored)| body == stored)
     }
 }
 
@@ -53,22 +70,10 @@ pub struct Record {
     pub content: Content,
     /// The message itself.
     pub body: Box<[u8]>,
-    /// Hash of (user, idempotency key) when the publisher gave a key.
-    pub key: Option<u128>,
-}
-
-/// Version 1 after the header, as rkyv lays it out (little-endian, unaligned). Never change a field: add a version.
-#[derive(rkyv::Archive, rkyv::Serialize)]
-struct FieldsV1<'a> {
-    seq: u64,
-    id: u64,
-    time_ms: u64,
-    #[rkyv(with = InlineAsBox)]
-    sender: &'a str,
-    content: u8,
-    #[rkyv(with = InlineAsBox)]
-    body: &'a [u8],
-    key: Option<u128>,
+    /// What the publisher gave a repeat to be known by.
+    pub key: Option<Key>,
+    /// What else there is to it.
+    pub parts: OwnedParts,
 }
 
 impl Record {
@@ -81,148 +86,99 @@ impl Record {
             user: &self.sender,
             content: self.content,
             body: &self.body,
+            kind: self.kind,
+            parts: self.parts.get(),
         }
     }
 
-    /// Appends the stored form: format version byte, kind byte, then an rkyv archive of the rest.
+    /// Appends the stored form, of the newest version.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[FORMAT_VERSION, self.kind.to_u8()]);
-        let fields = FieldsV1 {
-            seq: self.seq,
-            id: self.id,
-            time_ms: self.time_ms,
-            sender: &self.sender,
-            content: self.content as u8,
-            body: &self.body,
-            key: self.key,
-        };
-        rkyv::api::high::to_bytes_in::<_, RkyvError>(&fields, out).expect("writing to memory does not fail");
+        let flags_at = out.len() + HEADER_BYTES;
+        out.extend_from_slice(&[FORMAT_VERSION, self.kind.to_u8(), self.content as u8]);
+        let mut flags = 0;
+        varint::write(self.seq, out);
+        out.extend_from_slice(&self.id.to_le_bytes());
+        let late = self.time_ms.wrapping_sub(time_ms(self.id)).cast_signed();
+        if late != 0 {
+            flags |= TIME;
+            varint::write(varint::zigzag(late), out);
+        }
+        varint::write_bytes(self.sender.as_bytes(), out);
+        if let Some(Key { hash, body }) = self.key {
+            flags |= KEY;
+            out.extend_from_slice(&hash.to_le_bytes());
+            if let Some(body) = body {
+                flags |= BODY_HASH;
+                out.extend_from_slice(&body.to_le_bytes());
+            }
+        }
+        let parts = self.parts.get();
+        if !parts.is_empty() {
+            flags |= PARTS;
+            varint::write_bytes(parts.bytes(), out);
+        }
+        varint::write_bytes(&self.body, out);
+        out[flags_at] |= flags;
     }
 
-    /// Reads a stored form, checking every byte that could mislead.
+    /// Reads a stored form of any version, checking every byte that could mislead.
     ///
     /// # Errors
     /// [`StoreError::BadRecord`] for damaged bytes, and for versions and content types this relay is too old for.
     pub fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let bad = |message: String| StoreError::BadRecord { message };
-        let Some((&[version, kind], archive)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        let Some((&[version, kind], rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
             return Err(bad(format!("{} bytes are too few for a record", bytes.len())));
         };
-        if version != FORMAT_VERSION {
-            return Err(bad(format!(
-                "its format version is {version}, this relay reads {FORMAT_VERSION}; use the relay that wrote it or a newer one"
-            )));
+        let kind = Kind::from_u8(kind);
+        match version {
+            1 => v1::decode(kind, rest),
+            FORMAT_VERSION => decode(kind, rest).map_err(|what| bad(format!("its bytes are damaged ({what})"))),
+            _ => Err(bad(format!(
+                "its format version is {version}, this relay reads 1 to {FORMAT_VERSION}; use the relay that wrote it or a newer one"
+            ))),
         }
-        let fields = rkyv::access::<ArchivedFieldsV1<'_>, RkyvError>(archive)
-            .map_err(|error| bad(format!("its bytes are damaged ({error})")))?;
-        let content = Content::from_u8(fields.content)
-            .ok_or_else(|| bad(format!("its content type {} is newer than this relay", fields.content)))?;
-        Ok(Self {
-            kind: Kind::from_u8(kind),
-            seq: fields.seq.to_native(),
-            id: fields.id.to_native(),
-            time_ms: fields.time_ms.to_native(),
-            sender: fields.sender.as_ref().into(),
-            content,
-            body: fields.body.as_ref().into(),
-            key: fields.key.as_ref().map(|key| key.to_native()),
-        })
     }
+}
+
+fn bad(message: String) -> StoreError {
+    StoreError::BadRecord { message }
+}
+
+/// Reads version 2 behind its header.
+fn decode(kind: Kind, mut rest: &[u8]) -> Result<Record, &'static str> {
+    let rest = &mut rest;
+    let flags = varint::take(rest, 1)?[0];
+    if flags & UNKNOWN != 0 || (flags & BODY_HASH != 0 && flags & KEY == 0) {
+        return Err("an unknown flag");
+    }
+    let content = Content::from_u8(flags & CONTENT).ok_or("a content type that is newer than this relay")?;
+    let seq = varint::read(rest)?;
+    let id = u64::from_le_bytes(number(rest)?);
+    let late = if flags & TIME == 0 { 0 } else { varint::unzigzag(varint::read(rest)?) };
+    let sender = std::str::from_utf8(varint::read_bytes(rest)?).map_err(|_| "a sender that is not UTF-8")?;
+    let key = if flags & KEY == 0 {
+        None
+    } else {
+        let hash = u128::from_le_bytes(number(rest)?);
+        let body = if flags & BODY_HASH == 0 { None } else { Some(u64::from_le_bytes(number(rest)?)) };
+        Some(Key { hash, body })
+    };
+    let parts = if flags & PARTS == 0 { Parts::NONE } else { Parts::read(varint::read_bytes(rest)?)? };
+    let body = varint::read_bytes(rest)?;
+    if !rest.is_empty() {
+        return Err("bytes behind its end");
+    }
+    let time_ms = time_ms(id).wrapping_add_signed(late);
+    let (sender, body, parts) = (sender.into(), body.into(), parts.to_owned());
+    Ok(Record { kind, seq, id, time_ms, sender, content, body, key, parts })
+}
+
+/// Takes the bytes of a number of fixed size.
+pub(crate) fn number<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], &'static str> {
+    let (number, behind) = rest.split_first_chunk().ok_or(varint::CUT_OFF)?;
+    *rest = behind;
+    Ok(*number)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn golden() -> Record {
-        Record {
-            kind: Kind::Message,
-            seq: 0x0102_0304,
-            id: 0x1112_1314_1516_1718,
-            time_ms: 1_735_689_600_123,
-            sender: "mina".into(),
-            content: Content::Json,
-            body: br#"{"a":1}"#[..].into(),
-            key: Some(0xfeed),
-        }
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-    }
-
-    #[test]
-    fn version_1_keeps_its_bytes() {
-        let mut bytes = Vec::new();
-        golden().encode(&mut bytes);
-        let golden_bytes = concat!(
-            "0100", // version, kind
-            "6d696e61",
-            "7b2261223a317d", // sender, body
-            "0403020100000000",
-            "1817161514131211",
-            "7b7c291f94010000", // seq, id, time
-            "ddffffff04000000",
-            "01",
-            "d8ffffff07000000", // sender and body as (offset, length), content between
-            "01",
-            "edfe0000000000000000000000000000", // key
-        );
-        assert_eq!(hex(&bytes), golden_bytes);
-        assert_eq!(Record::decode(&bytes).unwrap(), golden());
-    }
-
-    #[test]
-    fn an_unknown_version_says_what_to_do() {
-        let mut bytes = Vec::new();
-        golden().encode(&mut bytes);
-        bytes[0] = 2;
-        let error = Record::decode(&bytes).unwrap_err().to_string();
-        assert!(error.contains("version is 2") && error.contains("newer"), "{error}");
-    }
-
-    #[test]
-    fn an_unknown_content_type_is_refused() {
-        let fields = FieldsV1 { seq: 1, id: 2, time_ms: 3, sender: "x", content: 77, body: b"", key: None };
-        let mut newer = vec![FORMAT_VERSION, 0];
-        rkyv::api::high::to_bytes_in::<_, RkyvError>(&fields, &mut newer).unwrap();
-        assert!(Record::decode(&newer).unwrap_err().to_string().contains("content type 77"));
-    }
-
-    #[test]
-    fn every_shortened_form_is_refused() {
-        let mut bytes = Vec::new();
-        golden().encode(&mut bytes);
-        for length in 0..bytes.len() {
-            let outcome = Record::decode(&bytes[..length]);
-            assert!(outcome.as_ref().ok() != Some(&golden()), "cut to {length}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_record_survives_a_round_trip(
-            kind in any::<u8>(), seq in any::<u64>(), id in any::<u64>(), time_ms in any::<u64>(),
-            sender in ".{0,40}", content in 0u8..3, body in proptest::collection::vec(any::<u8>(), 0..300),
-            key in any::<Option<u128>>(), before in proptest::collection::vec(any::<u8>(), 0..9),
-        ) {
-            let record = Record {
-                kind: Kind::from_u8(kind), seq, id, time_ms, sender: sender.into(),
-                content: Content::from_u8(content).unwrap(), body: body.into(), key,
-            };
-            let mut bytes = before.clone();
-            record.encode(&mut bytes);
-            prop_assert_eq!(bytes[before.len() + 1], kind);
-            prop_assert_eq!(Record::decode(&bytes[before.len()..]).unwrap(), record);
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Some(first) = bytes.first_mut() {
-                *first = FORMAT_VERSION;
-            }
-            let _ = Record::decode(&bytes);
-        }
-    }
-}
+mod tests;

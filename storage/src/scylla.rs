@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `messages` | (room, bucket), id | seq, [`Record`](crate::Record) bytes; bucket = seq >> 16 |
+//! | `messages` | (room, bucket), id | seq, [`Record`](crate::Record) bytes, [`StoredKey`]; bucket = seq >> 16 |
 //! | `blocks` | (room, bucket), block | id of the first message whose seq >> 10 is the block |
 //! | `logs` | slot, room | epoch, created, the term it was fenced in, high-water mark; per slot the term that may make logs |
 //! | `settings` | name | the epoch of logs that were never written, reserved ids of each node |
@@ -43,7 +43,7 @@ use tokio::task::LocalSet;
 pub use self::address::{Address, Replication};
 use self::engine::{Engine, soon};
 use self::figures::add;
-use crate::{Append, Concurrent, Done, LogState, Metric, Record, Store, StoreError};
+use crate::{Append, Concurrent, Done, LogState, Metric, Record, Store, StoreError, StoredKey, keys};
 
 /// How a [`ScyllaStore`] is opened.
 #[derive(Clone)]
@@ -190,6 +190,12 @@ impl Store for ScyllaStore {
     fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError> {
         let room = Arc::from(room);
         self.call(move |engine| async move { engine.read(&room, first, last, limit, Some(soon())).await })
+    }
+
+    fn keys(&self, room: &str, first: u64, since_ms: u64) -> Result<Vec<StoredKey>, StoreError> {
+        let name = Arc::from(room);
+        let found = self.call(move |engine| async move { engine.keys(&name, first, since_ms, Some(soon())).await })?;
+        found.map_or_else(|| keys::from_records(self, room, first, since_ms), Ok)
     }
 
     fn reserved_ids(&self) -> Result<u64, StoreError> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::Record;
+use crate::{Record, StoredKey, keys};
 
 /// What an engine knows of a room's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,13 @@ pub trait Store: Send + Sync + 'static {
     /// ends earlier or, because records were kept for a set time only, begins later: those that lie before one that has
     /// expired count as expired, too, whether or not they are still there (the time was set, or shortened, later).
     fn read(&self, room: &str, first: u64, last: u64, limit: usize) -> Result<Vec<Record>, StoreError>;
+
+    /// The keys of a log's messages from `first` on that were taken after `since_ms`, ascending; there may be older ones
+    /// among them, but none before `first`, and those that were ten minutes old when they were appended may be missing. An
+    /// engine that keeps keys beside records reads no bodies for them.
+    fn keys(&self, room: &str, first: u64, since_ms: u64) -> Result<Vec<StoredKey>, StoreError> {
+        keys::from_records(self, room, first, since_ms)
+    }
 
     /// Up to which time (milliseconds since 1970) ids may have been given out by this node; 0 at first.
     fn reserved_ids(&self) -> Result<u64, StoreError>;

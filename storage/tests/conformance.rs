@@ -12,7 +12,9 @@ use common::{append, assert_whole, fill, id, open_keyspace, record, sized};
 use node::Node;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
-use storage::{Append, EmbeddedStore, FaultyStore, MemoryStore, Options, Store, StoreError};
+use protocol::snowflake::EPOCH_MS;
+use protocol::{ClientId, NewParts};
+use storage::{Append, EmbeddedStore, FaultyStore, Key, MemoryStore, Options, Record, Store, StoreError, StoredKey};
 
 /// Runs each behaviour once per engine.
 macro_rules! conformance {
@@ -58,6 +60,9 @@ conformance!(
     any_room_name_is_a_log_of_its_own,
     bodies_of_nothing_and_of_64_kib,
     unknown_kinds_pass_through,
+    all_that_is_optional_is_kept,
+    keys_are_found_back_to_where_and_when_they_are_wanted,
+    keys_of_a_log_that_grew_in_repeats_are_each_found_once,
     rooms_are_listed_page_by_page_each_once,
 );
 
@@ -296,6 +301,74 @@ fn unknown_kinds_pass_through(store: &dyn Store) {
     Arc::make_mut(&mut call.records[0]).kind = storage::Kind::Other(200);
     store.append(&[call.clone()]).unwrap();
     assert_eq!(store.read("room", 1, 1, 1).unwrap(), [(*call.records[0]).clone()]);
+}
+
+fn all_that_is_optional_is_kept(store: &dyn Store) {
+    let parts = NewParts {
+        client: Some(ClientId(u64::MAX)),
+        info: Some(b"\x00\xff"),
+        room_info: Some(b""),
+        tags: &[("lang", "ko"), ("", "\u{1f600}")],
+        target: Some(1),
+    };
+    let mut call = append(store, "room", 1, 2);
+    let edit = Arc::make_mut(&mut call.records[1]);
+    (edit.kind, edit.parts) = (storage::Kind::Other(9), parts.pack());
+    edit.key = Some(Key { hash: u128::MAX, body: Some(0) });
+    let expected: Vec<_> = call.records.iter().map(|record| (**record).clone()).collect();
+    store.append(&[call]).unwrap();
+    assert_eq!(store.read("room", 1, 9, 9).unwrap(), expected);
+}
+
+/// A time that no clock shows for long: from then on, engines that had logs without keys once have them all.
+const LATER_MS: u64 = EPOCH_MS + (1 << 41) - 10_000_000;
+
+/// The record `seq`, taken so many milliseconds later.
+fn timed(seq: u64) -> Record {
+    Record { id: (LATER_MS + seq - EPOCH_MS) << 22, time_ms: LATER_MS + seq, ..sized(seq, 3) }
+}
+
+/// Appends such records to "room".
+fn fill_timed(store: &dyn Store, seqs: std::ops::RangeInclusive<u64>) {
+    let epoch = store.open_log("room").unwrap().epoch;
+    let records: Vec<_> = seqs.map(|seq| Arc::new(timed(seq))).collect();
+    for records in records.chunks(3_000) {
+        store.append(&[Append { room: "room".into(), epoch, records: records.to_vec() }]).unwrap();
+    }
+}
+
+/// What [`Store::keys`] has to give of a log `1..=last` of such records, with any that are older left out.
+fn assert_keys(store: &dyn Store, (first, last): (u64, u64), since_ms: u64) {
+    let mut found = store.keys("room", first, since_ms).unwrap();
+    assert!(found.iter().all(|stored| stored.seq >= first), "from {first}");
+    found.retain(|stored| stored.time_ms > since_ms);
+    let expected: Vec<_> = (first..=last).map(timed).filter_map(|record| StoredKey::of(&record)).collect();
+    let expected: Vec<_> = expected.into_iter().filter(|stored| stored.time_ms > since_ms).collect();
+    assert!(found == expected, "from {first} since {since_ms}: {} keys instead of {}", found.len(), expected.len());
+}
+
+fn keys_are_found_back_to_where_and_when_they_are_wanted(store: &dyn Store) {
+    const LAST: u64 = 66_600;
+    assert_eq!(store.keys("room", 1, 0).unwrap(), []);
+    fill_timed(store, 1..=LAST);
+    for first in [1, 2, 1_000, 65_535, 65_536, 65_537, LAST, LAST + 1] {
+        assert_keys(store, (first, LAST), LATER_MS - 1);
+    }
+    for seq in [1, 1_024, 65_535, 65_536, LAST - 1, LAST, LAST + 1] {
+        assert_keys(store, (1, LAST), LATER_MS + seq);
+    }
+    // Since a time when there may have been none beside the records.
+    assert_keys(store, (LAST - 1_000, LAST), 0);
+    assert_eq!(store.keys("other", 1, 0).unwrap(), []);
+}
+
+fn keys_of_a_log_that_grew_in_repeats_are_each_found_once(store: &dyn Store) {
+    for last in [40, 60, 90] {
+        fill_timed(store, last - 39..=last);
+        fill_timed(store, last - 39..=last);
+        assert_keys(store, (1, last), LATER_MS - 1);
+        assert_keys(store, (1, last), 0);
+    }
 }
 
 fn rooms_are_listed_page_by_page_each_once(store: &dyn Store) {

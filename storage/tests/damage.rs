@@ -98,12 +98,20 @@ fn assert_goes_on(fixture: &Fixture, kept: u64) {
     assert!(store.append(std::slice::from_ref(&reused_id)).is_err());
     Arc::make_mut(&mut reused_id.records[0]).id = id(WRITTEN + 1);
     store.append(std::slice::from_ref(&reused_id)).unwrap();
+    let mut next = append(&store, "room", kept + 2, kept + 5);
+    for record in &mut next.records {
+        let record = Arc::make_mut(record);
+        (record.id, record.key) = (id(WRITTEN + record.seq), None);
+    }
+    store.append(&[next]).unwrap();
+    let keys = store.keys("room", 1, 0).unwrap();
+    assert!(keys.last().is_some_and(|stored| stored.seq <= kept), "the keys of lost messages are free again");
     drop(store);
     let store = open(fixture.path()).unwrap();
     assert_eq!(store.open_log("room").unwrap().epoch, state.epoch);
     let records = store.read("room", 1, u64::MAX, usize::MAX).unwrap();
-    assert_eq!(records.len() as u64, kept + 1);
-    assert_eq!(records.last(), Some(&*reused_id.records[0]));
+    assert_eq!(records.len() as u64, kept + 5);
+    assert_eq!(records[kept as usize], *reused_id.records[0]);
 }
 
 #[test]

@@ -80,9 +80,9 @@ fn another_layout_of_the_rows_is_refused() {
     drop(open(dir.path()).unwrap());
     let db = fjall::Database::builder(dir.path().join("tree")).open().unwrap();
     let rows = db.keyspace("rows", fjall::KeyspaceCreateOptions::default).unwrap();
-    rows.insert("mformat", 2u64.to_be_bytes()).unwrap();
+    rows.insert("mformat", 3u64.to_be_bytes()).unwrap();
     drop((rows, db));
-    assert!(refusal(dir.path()).contains("layout version is 2"));
+    assert!(refusal(dir.path()).contains("layout version is 3"));
 }
 
 #[test]

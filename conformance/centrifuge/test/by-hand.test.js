@@ -43,7 +43,7 @@ test('a publish repeated with its key is one message with one offset and id', as
 
   const pubs = [await bob.publication('keys'), await bob.publication('keys'), await bob.publication('keys')];
   assert.deepEqual(pubs.map(({ offset, data, info }) => [offset, data, info.user]), [[1, 'by k1', 'ann'], [2, 'by k1', 'bob'], [3, 'by k2', 'ann']]);
-  assert.equal(pubs[0].tags.id, first.publish.id);
+  assert.equal(pubs[0].id, first.publish.id);
   const { history } = await bob.ask({ history: { channel: 'keys', limit: 10, since: { offset: 0, epoch: position.epoch } } });
   assert.equal(history.publications.length, 3);
 });

@@ -5,7 +5,7 @@ use std::ops::Range;
 use loadgen::dice::Dice;
 use loadgen::text;
 use protocol::snowflake::{self, Snowflake};
-use protocol::{Content, Dialect, Event, Message};
+use protocol::{Content, Dialect, Event, Kind, Message, Parts};
 
 /// Messages a second of 70,000 users who send one a minute.
 pub const MESSAGES: usize = 1_167;
@@ -59,6 +59,8 @@ impl Second {
             user: &line.user,
             content: Content::Text,
             body: line.body.as_bytes(),
+            kind: Kind::Message,
+            parts: Parts::NONE,
         })
         .collect()
     }

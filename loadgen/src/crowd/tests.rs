@@ -1,6 +1,6 @@
 use protocol::command::Command;
 use protocol::frame::{Decoder, Incoming, Opcode, Role, write};
-use protocol::{Content, Dialect, ErrorCode, Event, Message};
+use protocol::{Content, Dialect, ErrorCode, Event, Kind, Message, Parts};
 
 use super::*;
 use crate::audit::{Messages, audit};
@@ -141,6 +141,8 @@ pub(super) fn frame_of(first: u64, lines: &[Line]) -> Vec<u8> {
             user,
             content: Content::Text,
             body: body.as_bytes(),
+            kind: Kind::Message,
+            parts: Parts::NONE,
         })
         .collect();
     let mut bytes = Vec::new();

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use protocol::frame::{Decoder, Deflater, Role, write_close};
 use protocol::handshake::{self, Request as Upgrading};
-use protocol::{Command, Content, Dialect, ErrorCode, Event, Message, Page, Start, native};
+use protocol::{
+    ClientId, Command, Content, Dialect, ErrorCode, Event, Kind, Message, Page, Parts, Start, native,
+};
 
 use crate::deflate::alter;
 
@@ -162,8 +164,17 @@ impl Room {
 
     fn messages(&self, first: u64) -> Vec<Message<'_>> {
         let all = (1..).zip(&self.log).skip(first as usize - 1);
-        all.map(|(seq, (user, body))| Message { seq, id: seq, time_ms: 1, user, content: Content::Text, body })
-            .collect()
+        all.map(|(seq, (user, body))| Message {
+            seq,
+            id: seq,
+            time_ms: 1,
+            user,
+            content: Content::Text,
+            body,
+            kind: Kind::Message,
+            parts: Parts::NONE,
+        })
+        .collect()
     }
 }
 
@@ -313,7 +324,7 @@ fn answer(
     match request.command {
         Command::Connect { user: name, .. } => {
             *user = name?.into_owned();
-            reply(&Event::Connected { user, session: 1, ping_s: 25 });
+            reply(&Event::Connected { user, session: 1, client: ClientId(1), ping_s: 25 });
             stream.write_all(&bytes).ok()
         }
         Command::Join { room, start } => {

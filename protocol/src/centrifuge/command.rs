@@ -146,15 +146,9 @@ fn read_epoch(Text(epoch): &Text<'_>) -> Option<u64> {
 
 impl<'a> Publish<'a> {
     fn command(self) -> Command<'a> {
-        let raw = self.data.get();
-        let text = if raw.starts_with('"') { serde_json::from_str::<Text<'a>>(raw).ok() } else { None };
-        let (content, body) = match text {
-            Some(Text(Cow::Borrowed(text))) => (Content::Text, Cow::Borrowed(text.as_bytes())),
-            Some(Text(Cow::Owned(text))) => (Content::Text, Cow::Owned(text.into_bytes())),
-            // Not a string, or one with half a surrogate pair, which no UTF-8 can hold.
-            None => (Content::Json, Cow::Borrowed(raw.as_bytes())),
-        };
-        Command::Publish { room: self.channel, content, body, key: self.key.map(|key| key.0) }
+        // As it was sent, a string with its quotes: whoever reads it gets the publisher's own bytes.
+        let body = Cow::Borrowed(self.data.get().as_bytes());
+        Command::Publish { room: self.channel, content: Content::Json, body, key: self.key.map(|key| key.0) }
     }
 }
 

@@ -3,18 +3,24 @@
 use std::io::Write;
 
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::{Content, Message};
+use super::is_json;
+use crate::{Content, Kind, Message};
 
-/// One `{"push":…}` a message, newline between them.
+/// Whether this dialect can show it: only what was said, until it has words for the rest.
+pub(super) fn is_shown(message: &Message<'_>) -> bool {
+    message.kind == Kind::Message
+}
+
+/// One `{"push":…}` a message that is shown, newline between them.
 pub(super) fn write_pushes(room: &str, messages: &[Message<'_>], out: &mut Vec<u8>) {
     let head = out.len();
     put(out, r#"{"push":{"channel":"#);
     json(out, room);
     put(out, r#","pub":"#);
     let head = head..out.len();
-    for (index, message) in messages.iter().enumerate() {
+    for (index, message) in messages.iter().filter(|message| is_shown(message)).enumerate() {
         if index > 0 {
             put(out, "}}\n");
             out.extend_from_within(head.clone());
@@ -26,7 +32,7 @@ pub(super) fn write_pushes(room: &str, messages: &[Message<'_>], out: &mut Vec<u
 
 /// The publications of a history, comma between them.
 pub(super) fn write_list(messages: &[Message<'_>], out: &mut Vec<u8>) {
-    for (index, message) in messages.iter().enumerate() {
+    for (index, message) in messages.iter().filter(|message| is_shown(message)).enumerate() {
         if index > 0 {
             out.push(b',');
         }
@@ -39,13 +45,32 @@ fn write(message: &Message<'_>, out: &mut Vec<u8>) {
     write_data(message.content, message.body, out);
     put(out, r#","info":{"user":"#);
     json(out, message.user);
-    put(out, r#","client":""},"offset":"#);
+    put(out, r#","client":""#);
+    if let Some(client) = message.parts.client() {
+        write!(out, "{client}").expect("a Vec takes every byte");
+    }
+    put(out, "\"");
+    for (name, info) in [("conn_info", message.parts.info()), ("chan_info", message.parts.room_info())] {
+        if let Some(info) = info {
+            put(out, ",\"");
+            put(out, name);
+            put(out, "\":");
+            write_data(if is_json(info) { Content::Json } else { Content::Binary }, info, out);
+        }
+    }
+    put(out, r#"},"offset":"#);
     json(out, &message.seq);
-    put(out, r#","tags":{"id":""#);
-    json(out, &message.id);
-    put(out, r#"","time":""#);
+    put(out, r#","time":"#);
     json(out, &message.time_ms);
-    put(out, r#""}}"#);
+    put(out, r#","id":""#);
+    json(out, &message.id);
+    put(out, "\"");
+    let mut tags = message.parts.tags().peekable();
+    if tags.peek().is_some() {
+        put(out, r#","tags":"#);
+        serde_json::Serializer::new(&mut *out).collect_map(tags).expect("strings are JSON and a Vec takes every byte");
+    }
+    out.push(b'}');
 }
 
 fn write_data(content: Content, body: &[u8], out: &mut Vec<u8>) {

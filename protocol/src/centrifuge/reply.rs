@@ -4,13 +4,13 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 
-use super::publication::{json, put, write_list, write_pushes};
-use crate::{ErrorCode, Event};
+use super::publication::{is_shown, json, put, write_list, write_pushes};
+use crate::{ClientId, ErrorCode, Event};
 
 /// A reply needs an id: without one, an SDK would take it for a ping.
 pub(super) fn is_said(tag: u32, event: &Event<'_>) -> bool {
     match event {
-        Event::Batch { messages, .. } => !messages.is_empty(),
+        Event::Batch { messages, .. } => messages.iter().any(is_shown),
         Event::Gap { .. } | Event::Error { .. } | Event::GoingAway { .. } | Event::Ping => true,
         _ => tag != 0,
     }
@@ -44,8 +44,14 @@ pub(super) fn write(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
             }
             Answer::Error(error)
         }
-        Event::Connected { user, session, ping_s } => Answer::Connect {
-            client: session,
+        Event::KeyTaken { seq, id } => {
+            let message = format!("{}, stored at offset {seq}", ErrorCode::KeyTaken);
+            let stored = Some(Stored { offset: seq, id });
+            let error = Failure { stored, ..error(ErrorCode::KeyTaken, &message, 0) };
+            return json(out, &Reply { id: tag, answer: Answer::Error(error) });
+        }
+        Event::Connected { user, client, ping_s, .. } => Answer::Connect {
+            client,
             version: concat!("relay ", env!("CARGO_PKG_VERSION")),
             data: User { user },
             ping: ping_s,
@@ -60,7 +66,7 @@ pub(super) fn write(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
             was_recovering: recovering,
         },
         Event::Left { .. } => Answer::Unsubscribe {},
-        Event::Acked { seq, id, .. } => Answer::Publish { offset: seq, id },
+        Event::Acked { seq, id, .. } => Answer::Publish(Stored { offset: seq, id }),
         Event::Pong => Answer::Ping {},
     };
     json(out, &Reply { id: tag, answer: result });
@@ -77,8 +83,10 @@ fn error(code: ErrorCode, message: &str, retry_after_ms: u32) -> Failure<'_> {
         ErrorCode::TooLarge | ErrorCode::TooManyRooms => (106, false),
         ErrorCode::BadRequest => (107, false),
         ErrorCode::RateLimited | ErrorCode::Busy | ErrorCode::SlowConsumer => (111, true),
+        // From 400 on codes are the application's, for whom this one is.
+        ErrorCode::KeyTaken => (409, false),
     };
-    Failure { code, message, temporary, retry_after_ms }
+    Failure { code, message, temporary, retry_after_ms, stored: None }
 }
 
 #[derive(Serialize)]
@@ -93,7 +101,7 @@ struct Reply<'a> {
 enum Answer<'a> {
     Connect {
         #[serde(serialize_with = "as_string")]
-        client: u64,
+        client: ClientId,
         version: &'static str,
         data: User<'a>,
         ping: u32,
@@ -108,11 +116,7 @@ enum Answer<'a> {
         was_recovering: bool,
     },
     Unsubscribe {},
-    Publish {
-        offset: u64,
-        #[serde(serialize_with = "as_string")]
-        id: u64,
-    },
+    Publish(Stored),
     Ping {},
     Error(Failure<'a>),
 }
@@ -129,6 +133,16 @@ struct Failure<'a> {
     temporary: bool,
     #[serde(skip_serializing_if = "is_zero")]
     retry_after_ms: u32,
+    #[serde(flatten)]
+    stored: Option<Stored>,
+}
+
+/// Where a message is stored.
+#[derive(Serialize)]
+struct Stored {
+    offset: u64,
+    #[serde(serialize_with = "as_string")]
+    id: u64,
 }
 
 #[derive(Serialize)]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use proptest::{collection::vec, option, prelude::*};
 
 use crate::{
-    Command, Content, ErrorCode, Event, Message, Page, Start,
+    ClientId, Command, Content, ErrorCode, Event, Kind, Message, NewParts, Page, Parts, Start,
     snowflake::{EPOCH_MS, Snowflake},
 };
 
@@ -18,6 +18,8 @@ pub(crate) const MESSAGES: &[Message<'static>] = &[
         user: "haneul_77",
         content: Content::Text,
         body: "안녕 \"all\"\n😀".as_bytes(),
+        kind: Kind::Message,
+        parts: Parts::NONE,
     },
     Message {
         seq: 42,
@@ -26,6 +28,8 @@ pub(crate) const MESSAGES: &[Message<'static>] = &[
         user: "bo",
         content: Content::Json,
         body: br#"{"gif":"wave"}"#,
+        kind: Kind::Message,
+        parts: Parts::NONE,
     },
     Message {
         seq: 43,
@@ -34,6 +38,8 @@ pub(crate) const MESSAGES: &[Message<'static>] = &[
         user: "haneul_77",
         content: Content::Binary,
         body: &[0, 255, 10],
+        kind: Kind::Message,
+        parts: Parts::NONE,
     },
 ];
 
@@ -68,11 +74,12 @@ pub(crate) fn commands() -> Vec<Command<'static>> {
 pub(crate) fn events() -> Vec<Event<'static>> {
     let room = "lobby";
     let mut events = vec![
-        Event::Connected { user: "ann", session: u64::MAX, ping_s: 25 },
+        Event::Connected { user: "ann", session: u64::MAX, client: ClientId(77), ping_s: 25 },
         Event::Joined { room, epoch: 0xfeed, from: 7, head: 43, recovering: true, recovered: true },
         Event::Joined { room, epoch: u64::MAX, from: 0, head: 0, recovering: false, recovered: false },
         Event::Left { room },
         Event::Acked { room, seq: 42, id: MESSAGES[1].id },
+        Event::KeyTaken { seq: 42, id: MESSAGES[1].id },
         Event::History { room, epoch: 0xfeed, head: 43, messages: MESSAGES },
         Event::History { room, epoch: 0xfeed, head: 43, messages: &[] },
         Event::Batch { room, messages: MESSAGES },
@@ -82,7 +89,8 @@ pub(crate) fn events() -> Vec<Event<'static>> {
         Event::Pong,
         Event::Ping,
     ];
-    events.extend(ErrorCode::ALL.map(|code| Event::Error { code, message: "because", retry_after_ms: 250 }));
+    let plain = ErrorCode::ALL.into_iter().filter(|code| *code != ErrorCode::KeyTaken);
+    events.extend(plain.map(|code| Event::Error { code, message: "because", retry_after_ms: 250 }));
     events
 }
 
@@ -128,16 +136,27 @@ pub(crate) fn any_body() -> impl Strategy<Value = (Content, Vec<u8>)> {
 pub(crate) fn any_messages() -> impl Strategy<Value = Vec<Message<'static>>> {
     let user = prop_oneof![Just("mi".to_owned()), "[a-z가-힣]{1,12}", any::<String>()];
     let odd = prop_oneof![4 => Just(None), 1 => any::<u64>().prop_map(Some)];
-    let line = (user, any_body(), 0_u64..300, odd, prop_oneof![Just(0_i64), any::<i64>()]);
+    let kind = prop_oneof![3 => Just(Kind::Message), 1 => any::<u8>().prop_map(Kind::from_u8)];
+    let more = (kind, option::of((any::<u64>(), any::<String>(), "[a-z]{1,9}")));
+    let line = (user, any_body(), 0_u64..300, odd, prop_oneof![Just(0_i64), any::<i64>()], more);
     (1..u64::MAX - 30, vec(line, 0..30)).prop_map(|(first, lines)| {
         let mut ids = Snowflake::new(1, 2, 0);
         let mut now = EPOCH_MS + 50_000_000_000;
         let mut messages = Vec::new();
-        for (seq, (user, (content, body), wait, odd, late)) in (first..).zip(lines) {
+        for (seq, (user, (content, body), wait, odd, late, (kind, more))) in (first..).zip(lines) {
             now += wait / 2;
             let id = odd.unwrap_or_else(|| ids.next(now, 0));
             let time_ms = now.wrapping_add_signed(late);
-            messages.push(Message { seq, id, time_ms, user: user.leak(), content, body: body.leak() });
+            let parts = more.map_or(Parts::NONE, |(client, tag, json)| {
+                let (client, info) = (Some(ClientId(client)), Some(json.as_bytes()));
+                let (tags, target) = (&[(&*tag, &*json)][..], Some(seq - 1));
+                Parts::read(
+                    NewParts { client, info, tags, target, ..NewParts::default() }.pack().get().bytes().to_vec().leak(),
+                )
+                .expect("they were packed")
+            });
+            let (user, body) = (user.leak(), body.leak());
+            messages.push(Message { seq, id, time_ms, user, content, body, kind, parts });
         }
         messages
     })

@@ -1,14 +1,15 @@
 //! Messages of one room as a dense column of bytes, about 11 bytes a line around the text and the user's name.
 //!
 //! Every number is a LEB128 varint. One message is
-//! `flags, id, [time], user, body length, body`; `protocol/README.md` has the layout and an example.
+//! `flags, id, [time], user, body length, body, [kind, parts]`; `protocol/README.md` has the layout and an example.
 
 use std::collections::HashMap;
 
 use crate::{
-    Content, Message,
+    Content, Kind, Message, Parts,
     dialect::Malformed,
     snowflake::{COUNTER_BITS, NODE_BITS, SHARD_BITS, time_ms},
+    varint,
 };
 
 /// Bits 0–1: the content type's number.
@@ -25,8 +26,8 @@ const ID_SHIFT: u32 = 4;
 const ID_COUNTER: u8 = 6;
 /// Eight bytes, little-endian.
 const ID_WHOLE: u8 = 7;
-/// The rest, zero.
-const RESERVED: u8 = 0b1000_0000;
+/// Bit 7: behind the body stand the kind's number and, behind their length, the message's parts.
+const MORE: u8 = 0b1000_0000;
 
 /// Bits of an id below its time.
 const LOW_BITS: u32 = COUNTER_BITS + SHARD_BITS + NODE_BITS;
@@ -55,39 +56,51 @@ impl<'a> Packed<'a> {
 ///
 /// # Panics
 /// When they are not: a reader would take them for others.
-pub(super) fn pack(messages: &[Message<'_>]) -> Vec<u8> {
+pub(super) fn pack(messages: &[Message<'_>], with_parts: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(messages.iter().map(|message| message.body.len() + 24).sum());
     let mut senders = HashMap::new();
     let mut last = None;
     for message in messages {
         assert!(last.is_none_or(|last: Message<'_>| message.seq == last.seq + 1), "a batch has no holes");
-        pack_one(message, last.map_or(0, |last| last.id), &mut senders, &mut out);
+        let parts = if with_parts { message.parts } else { Parts::NONE };
+        pack_one(message, parts, last.map_or(0, |last| last.id), &mut senders, &mut out);
         last = Some(*message);
     }
     out
 }
 
-fn pack_one<'a>(message: &Message<'a>, last_id: u64, senders: &mut HashMap<&'a str, usize>, out: &mut Vec<u8>) {
+fn pack_one<'a>(
+    message: &Message<'a>,
+    parts: Parts<'_>,
+    last_id: u64,
+    senders: &mut HashMap<&'a str, usize>,
+    out: &mut Vec<u8>,
+) {
     let flags_at = out.len();
     out.push(0);
     let mut flags = message.content as u8 | (write_id(last_id, message.id, out) << ID_SHIFT);
     let late = message.time_ms.wrapping_sub(time_ms(message.id)).cast_signed();
     if late != 0 {
         flags |= TIME;
-        write_varint(((late << 1) ^ (late >> 63)).cast_unsigned(), out);
+        varint::write(varint::zigzag(late), out);
     }
     let user_at = out.len();
     match senders.get(message.user) {
-        Some(at) if varint_len((user_at - at) as u64) <= message.user.len() => {
+        Some(at) if varint::len((user_at - at) as u64) <= message.user.len() => {
             flags |= USER_BEFORE;
-            write_varint((user_at - at) as u64, out);
+            varint::write((user_at - at) as u64, out);
         }
         _ => {
             senders.insert(message.user, user_at);
-            write_bytes(message.user.as_bytes(), out);
+            varint::write_bytes(message.user.as_bytes(), out);
         }
     }
-    write_bytes(message.body, out);
+    varint::write_bytes(message.body, out);
+    if message.kind != Kind::Message || !parts.is_empty() {
+        flags |= MORE;
+        out.push(message.kind.to_u8());
+        varint::write_bytes(parts.bytes(), out);
+    }
     out[flags_at] = flags;
 }
 
@@ -95,12 +108,12 @@ fn pack_one<'a>(message: &Message<'a>, last_id: u64, senders: &mut HashMap<&'a s
 fn write_id(last: u64, id: u64, out: &mut Vec<u8>) -> u8 {
     match (id >> LOW_BITS).checked_sub(last >> LOW_BITS) {
         Some(ms) if (id ^ last) & LANE == 0 => {
-            write_varint(ms, out);
+            varint::write(ms, out);
             let counter = id & COUNTER_MAX;
             match counter.checked_sub(next_counter(last, ms)) {
                 Some(above) if above < u64::from(ID_COUNTER) => above as u8,
                 _ => {
-                    write_varint(counter, out);
+                    varint::write(counter, out);
                     ID_COUNTER
                 }
             }
@@ -115,23 +128,6 @@ fn write_id(last: u64, id: u64, out: &mut Vec<u8>) -> u8 {
 /// The counter of the next id of the same lane, so many milliseconds later.
 fn next_counter(last: u64, ms: u64) -> u64 {
     if ms == 0 { (last & COUNTER_MAX) + 1 } else { 0 }
-}
-
-fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    write_varint(bytes.len() as u64, out);
-    out.extend_from_slice(bytes);
-}
-
-fn write_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn varint_len(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 /// A walk through the column.
@@ -166,18 +162,20 @@ impl<'a> Iterator for Unpack<'a> {
 impl<'a> Unpack<'a> {
     fn unpack_one(&mut self) -> Result<Message<'a>, &'static str> {
         let flags = self.take(1)?[0];
-        if flags & RESERVED != 0 {
-            return Err("an unknown flag");
-        }
         let content = Content::from_u8(flags & CONTENT).ok_or("an unknown content type")?;
         self.id = self.id(flags)?;
-        let late = if flags & TIME == 0 { 0 } else { self.varint()? };
-        let late = (late >> 1).cast_signed() ^ -(late & 1).cast_signed();
+        let late = if flags & TIME == 0 { 0 } else { varint::unzigzag(self.varint()?) };
         let user = self.user(flags)?;
         let body = self.prefixed()?;
+        let (mut kind, mut parts) = (Kind::Message, Parts::NONE);
+        if flags & MORE != 0 {
+            kind = Kind::from_u8(self.take(1)?[0]);
+            parts = Parts::read(self.prefixed()?)?;
+        }
         let seq = self.seq;
         self.seq = seq.checked_add(1).ok_or("a seq past the last one")?;
-        Ok(Message { seq, id: self.id, time_ms: time_ms(self.id).wrapping_add_signed(late), user, content, body })
+        let time_ms = time_ms(self.id).wrapping_add_signed(late);
+        Ok(Message { seq, id: self.id, time_ms, user, content, body, kind, parts })
     }
 
     fn id(&mut self, flags: u8) -> Result<u64, &'static str> {
@@ -208,30 +206,21 @@ impl<'a> Unpack<'a> {
     }
 
     fn prefixed(&mut self) -> Result<&'a [u8], &'static str> {
-        let length = usize::try_from(self.varint()?).map_err(|_| CUT_OFF)?;
-        self.take(length)
+        self.read(varint::read_bytes)
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], &'static str> {
-        let (taken, _) = self.bytes[self.at..].split_at_checked(length).ok_or(CUT_OFF)?;
-        self.at += length;
-        Ok(taken)
+        self.read(|rest| varint::take(rest, length))
     }
 
     fn varint(&mut self) -> Result<u64, &'static str> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = u64::from(self.take(1)?[0]);
-            if shift == 63 && byte > 1 {
-                break;
-            }
-            value |= (byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err("a number of more than 64 bits")
+        self.read(varint::read)
+    }
+
+    fn read<T>(&mut self, read: impl FnOnce(&mut &'a [u8]) -> Result<T, &'static str>) -> Result<T, &'static str> {
+        let mut rest = &self.bytes[self.at..];
+        let value = read(&mut rest)?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(value)
     }
 }
-
-const CUT_OFF: &str = "cut off";

@@ -2,7 +2,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    Message,
+    Kind, Message, Parts,
     dialect::samples::{any_command, any_messages, commands, events},
     snowflake::{EPOCH_MS, Snowflake},
 };
@@ -11,8 +11,15 @@ const README: &str = include_str!("../../README.md");
 
 fn encoded(tag: u32, event: &Event<'_>) -> Vec<u8> {
     let mut out = b"earlier frames stay".to_vec();
-    encode_event(tag, event, &mut out);
+    encode_event(tag, event, false, &mut out);
     out.split_off(19)
+}
+
+/// The same for a client that asked for parts.
+fn encoded_with_parts(tag: u32, event: &Event<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_event(tag, event, true, &mut out);
+    out
 }
 
 fn unpacked<'a>(packed: &Packed<'a>) -> Vec<Message<'a>> {
@@ -28,7 +35,8 @@ fn read_back(payload: &[u8], check: impl FnOnce(u32, Event<'_>)) {
     };
     let messages = &messages[..];
     let event = match received {
-        Received::Connected { user, session, ping_s } => Event::Connected { user, session, ping_s },
+        Received::Connected { user, session, client, ping_s } => Event::Connected { user, session, client, ping_s },
+        Received::KeyTaken { seq, id } => Event::KeyTaken { seq, id },
         Received::Joined { room, epoch, from, head, recovering, recovered } => {
             Event::Joined { room, epoch, from, head, recovering, recovered }
         }
@@ -75,7 +83,7 @@ fn every_event_arrives_as_it_was_sent_and_always_in_the_same_bytes() {
 #[test]
 fn a_ping_is_a_websocket_ping() {
     let mut out = Vec::new();
-    encode(0, &Event::Ping, &mut out);
+    encode(0, &Event::Ping, false, &mut out);
     assert_eq!(out, [0x89, 0]);
 }
 
@@ -104,14 +112,16 @@ fn a_text_message_is_refused() {
 #[test]
 fn only_an_offer_without_ours_is_refused() {
     let offer = |names: &[&str]| choose_subprotocol(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
-    assert_eq!(offer(&[]), Ok(None));
-    assert_eq!(offer(&["mqtt", "relay.native.v1"]), Ok(Some("relay.native.v1")));
+    assert_eq!(offer(&[]), Ok((Dialect::Native, None)));
+    assert_eq!(offer(&["mqtt", "relay.native.v1"]), Ok((Dialect::Native, Some("relay.native.v1"))));
+    let parts = Some("relay.native.v1.parts");
+    assert_eq!(offer(&["relay.native.v1", "relay.native.v1.parts"]), Ok((Dialect::NativeParts, parts)));
     assert!(offer(&["relay.native.v9"]).unwrap_err().0.contains("relay.native.v1"));
 }
 
 #[test]
 fn packed_messages_that_lie_are_malformed() {
-    let whole = packed::pack(crate::dialect::samples::MESSAGES);
+    let whole = packed::pack(crate::dialect::samples::MESSAGES, false);
     let error = |first_seq, count, bytes: &[u8]| {
         let read: Result<Vec<_>, _> = Packed { first_seq, count, bytes }.iter().collect();
         read.unwrap_err().0
@@ -119,7 +129,7 @@ fn packed_messages_that_lie_are_malformed() {
     assert!(error(41, 2, &whole).contains("follow the last message"));
     assert!(error(41, 4, &whole).contains("cut off"));
     assert!(error(u64::MAX, 3, &whole).contains("past the last"));
-    assert!(error(1, 1, &[0x80]).contains("unknown flag"));
+    assert!(error(1, 1, &[0x80, 1, 0, 0, 0, 2, 0]).contains("out of order"));
     assert!(error(1, 1, &[0x03, 0, 0, 0]).contains("content type"));
     assert!(error(1, 1, &[0x60, 0, 0xff, 0x7f]).contains("id out of range"));
     assert!(error(1, 1, &[0x08, 1, 3]).contains("before the start"));
@@ -143,7 +153,8 @@ fn a_line_costs_at_most_twelve_bytes_with_a_name_of_eight() {
                 ids.next(time_ms, 0); // goes to another room
             }
             let body = lines[index % lines.len()].as_bytes();
-            Message { seq: 1 + index as u64, id: ids.next(time_ms, 0), time_ms, user, content: Content::Text, body }
+            let (seq, id, content) = (1 + index as u64, ids.next(time_ms, 0), Content::Text);
+            Message { seq, id, time_ms, user, content, body, kind: Kind::Message, parts: Parts::NONE }
         };
         let messages: Vec<_> = names.iter().map(|name| &**name).enumerate().map(message).collect();
         let text: usize = messages.iter().map(|message| message.body.len()).sum();
@@ -198,8 +209,12 @@ proptest! {
             Event::Batch { room: &room, messages: &messages },
             Event::History { room: &room, epoch: 1, head: u64::MAX, messages: &messages },
         ] {
-            read_back(&encoded(tag, &event), |read_tag, read| assert_eq!((read_tag, read), (tag, event)));
+            read_back(&encoded_with_parts(tag, &event), |read_tag, read| assert_eq!((read_tag, read), (tag, event)));
         }
+        let plain: Vec<_> = messages.iter().map(|message| Message { parts: Parts::NONE, ..*message }).collect();
+        let (asked, plain) = (Event::Batch { room: &room, messages: &messages }, Event::Batch { room: &room, messages: &plain });
+        prop_assert_eq!(encoded(tag, &asked), encoded(tag, &plain), "parts travel only to those who asked for them");
+        prop_assert_eq!(encoded_with_parts(tag, &plain), encoded(tag, &plain), "and cost nothing where there are none");
     }
 
     #[test]

@@ -83,6 +83,7 @@ pub(super) enum Event<'a> {
         user: &'a str,
         session: u64,
         ping_s: u32,
+        client: u64,
     },
     Joined {
         #[rkyv(with = InlineAsBox)]
@@ -126,6 +127,9 @@ pub(super) enum Event<'a> {
         #[rkyv(with = InlineAsBox)]
         message: &'a str,
         retry_after_ms: u32,
+        /// Where the message is that has the key, else 0.
+        seq: u64,
+        id: u64,
     },
     GoingAway {
         #[rkyv(with = InlineAsBox)]

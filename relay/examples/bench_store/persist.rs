@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flume::Receiver;
-use protocol::Content;
 use protocol::snowflake::Snowflake;
+use protocol::{Content, OwnedParts};
 use relay::persist::{self, Persist, ReplyTo, wall_ms};
 use relay::shard::{StoreReply, StoreRequest};
-use storage::{Append, Kind, Record, Store, StoreError};
+use storage::{Append, Key, Kind, Record, Store, StoreError};
 use uring::Wake;
 
 use crate::chat;
@@ -56,7 +56,11 @@ impl Room {
                 sender: format!("user{}", self.last_seq % 1000).into(),
                 content: Content::Text,
                 body: (&*body).into(),
-                key: Some(u128::from(self.last_id) << 64 | u128::from(self.last_seq)),
+                key: Some(Key {
+                    hash: u128::from(self.last_id) << 64 | u128::from(self.last_seq),
+                    body: Some(self.last_id),
+                }),
+                parts: OwnedParts::default(),
             })
         });
         Some(Append { room: self.name.clone(), epoch: self.epoch, records: records.collect() })

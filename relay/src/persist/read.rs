@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flume::Receiver;
-use storage::{LogState, Record, Store, StoreError};
+use storage::{Record, Store, StoreError};
 
 use super::{Shared, wall_ms};
 use crate::dedupe::{WINDOW_MESSAGES, WINDOW_MS};
+use crate::room::Log;
 use crate::shard::{StoreReply, StoreRequest};
 
 /// What waited longer for a thread is answered as failed without being tried, so that all that waits while a database
@@ -15,8 +16,6 @@ use crate::shard::{StoreReply, StoreRequest};
 const WAIT_MAX: Duration = Duration::from_secs(3);
 /// Messages that may expire between two reads of a log.
 const EXPIRING: usize = 256;
-/// Records read at once while the dedupe window is rebuilt.
-const WINDOW_CHUNK: u64 = 4096;
 
 /// An open or a read of a shard, and when it was handed over.
 pub(super) struct Read {
@@ -67,25 +66,13 @@ impl Reader {
     }
 }
 
-/// A log's state, and its newest records: enough for the tail and for the dedupe window, as far as they have not expired.
-pub fn open(
-    store: &dyn Store,
-    room: &str,
-    tail_max: usize,
-    now_ms: u64,
-) -> Result<(LogState, Vec<Arc<Record>>), StoreError> {
+/// A log's state, its newest records, and the keys in its dedupe window, as far as they have not expired.
+pub fn open(store: &dyn Store, room: &str, tail_max: usize, now_ms: u64) -> Result<Log, StoreError> {
     let state = store.open_log(room)?;
-    let mut first = (state.last_seq + 1).saturating_sub(tail_max as u64).max(1);
-    let mut recent = store.read(room, first, state.last_seq, tail_max)?;
-    let window_first = (state.last_seq + 1).saturating_sub(WINDOW_MESSAGES).max(1);
-    let is_recent = |oldest: &Record, first| oldest.seq == first && oldest.time_ms + WINDOW_MS > now_ms;
-    while first > window_first && recent.first().is_some_and(|oldest| is_recent(oldest, first)) {
-        let from = first.saturating_sub(WINDOW_CHUNK).max(window_first);
-        let mut older = store.read(room, from, first - 1, (first - from) as usize)?;
-        older.append(&mut recent);
-        (first, recent) = (from, older);
-    }
-    Ok((state, shared(recent)))
+    let from_end = |count: u64| (state.last_seq + 1).saturating_sub(count).max(1);
+    let tail = store.read(room, from_end(tail_max as u64), state.last_seq, tail_max)?;
+    let keys = store.keys(room, from_end(WINDOW_MESSAGES), now_ms.saturating_sub(WINDOW_MS))?;
+    Ok(Log { state, tail: shared(tail), keys })
 }
 
 /// The first seq from `first` on that has not expired, and the records from it on: up to `last`, or where nothing of

@@ -1,6 +1,6 @@
 use flume::unbounded;
-use protocol::Content;
-use storage::{Append, Concurrent, Done, Fault, FaultyStore, Kind, LogState, MemoryStore, Record};
+use protocol::{Content, OwnedParts};
+use storage::{Append, Concurrent, Done, Fault, FaultyStore, Key, Kind, LogState, MemoryStore, Record};
 
 use super::read::read;
 use super::*;
@@ -121,6 +121,7 @@ fn append(room: &str, seq: u64) -> StoreRequest {
         content: Content::Text,
         body: Box::default(),
         key: None,
+        parts: OwnedParts::default(),
     };
     StoreRequest::Append(Append { room: room.into(), epoch: 1, records: vec![Arc::new(record)] })
 }
@@ -298,7 +299,8 @@ fn expired(kept_from: u64, time_ms: u64) -> MemoryStore {
     let store = MemoryStore::new(1);
     for seq in 1..=1000 {
         let StoreRequest::Append(mut append) = append("r", seq) else { unreachable!() };
-        Arc::make_mut(&mut append.records[0]).time_ms = time_ms;
+        let record = Arc::make_mut(&mut append.records[0]);
+        (record.time_ms, record.key) = (time_ms, Some(Key { hash: u128::from(seq), body: None }));
         store.append(&[append]).unwrap();
     }
     store.expire("r", 1..kept_from);
@@ -325,10 +327,17 @@ fn a_read_finds_what_is_kept_wherever_the_expired_part_ends() {
 
 #[test]
 fn a_log_is_opened_with_what_is_kept_of_its_tail_and_dedupe_window() {
-    for (kept_from, time_ms, first) in [(1, 0, Some(991)), (995, 0, Some(995)), (1001, 0, None), (300, 9, Some(300))] {
-        let (state, recent) = open(&expired(kept_from, time_ms), "r", 10, WINDOW_MS + 5).unwrap();
+    for (kept_from, time_ms, first, first_key) in [
+        (1, 0, Some(991), None),
+        (995, 0, Some(995), None),
+        (1001, 0, None, None),
+        (300, 9, Some(991), Some(300)),
+        (995, 9, Some(995), Some(995)),
+    ] {
+        let Log { state, tail, keys } = open(&expired(kept_from, time_ms), "r", 10, WINDOW_MS + 5).unwrap();
         assert_eq!(state.last_seq, 1000);
-        assert_eq!(recent.first().map(|record| record.seq), first, "kept from {kept_from}");
+        assert_eq!(tail.first().map(|record| record.seq), first, "kept from {kept_from}");
+        assert_eq!(keys.first().map(|stored| stored.seq), first_key, "kept from {kept_from}, taken at {time_ms}");
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use protocol::frame::{self, Decoder, FrameError, Incoming, Opcode, Role};
 use protocol::handshake;
-use protocol::{Close, Command, Content, Dialect, ErrorCode, Event, Request, centrifuge};
+use protocol::{ClientId, Close, Command, Content, Dialect, ErrorCode, Event, NewParts, Request, centrifuge};
+use storage::Key;
 
 use super::Shard;
-use crate::dedupe::key_hash;
+use crate::dedupe::{body_hash, key_hash};
 use crate::ids::{SessionId, owner_of};
 use crate::pipeline::Ask;
 use crate::room::{Bucket, Rate};
@@ -89,7 +90,10 @@ impl Shard {
         } else if let Some(dialect) = Dialect::of_path(&upgrade.path) {
             session.speaks = Speaks::Dialect(dialect);
             match dialect.choose_subprotocol(&upgrade.subprotocols) {
-                Ok(subprotocol) => subprotocol,
+                Ok((dialect, subprotocol)) => {
+                    session.speaks = Speaks::Dialect(dialect);
+                    subprotocol
+                }
                 Err(malformed) => return refuse(session, answer(400, &malformed.0, None)),
             }
         } else {
@@ -241,8 +245,13 @@ impl Shard {
             Command::Join { start, .. } => Ask::Join { start: *start },
             Command::Publish { content, body, key, .. } => {
                 self.check_publish(session, *content, body, key.as_deref())?;
-                let key = key.as_deref().map(|key| key_hash(&user, key));
-                Ask::Publish { content: *content, body: Box::from(&**body), key }
+                let content = *content;
+                let key = key
+                    .as_deref()
+                    .map(|key| Key { hash: key_hash(&user, key), body: Some(body_hash(content, body)) });
+                let client = dialect.names_clients().then(|| self.client_id(session.id));
+                let parts = NewParts { client, ..NewParts::default() }.pack();
+                Ask::Publish { content, body: Box::from(&**body), key, parts }
             }
             Command::History { page, limit, .. } => Ask::History { page: *page, limit: *limit },
             _ => Ask::Leave,
@@ -265,10 +274,16 @@ impl Shard {
             _ => format!("guest-{:08x}", self.random.u32(..)).into(),
         };
         let ping_s = (self.setup.limits.ping_interval_ms / 1000) as u32;
-        let connected = Event::Connected { user: &user, session: session.id.0, ping_s };
+        let (session_id, client) = (session.id.0, self.client_id(session.id));
+        let connected = Event::Connected { user: &user, session: session_id, client, ping_s };
         dialect.encode(tag, &connected, &mut session.replies);
         session.user = Some(user);
         Ok(())
+    }
+
+    /// What others know a connection by.
+    fn client_id(&self, id: SessionId) -> ClientId {
+        ClientId::new(id.0, self.setup.nonce)
     }
 
     /// A room's owner, if it takes commands.

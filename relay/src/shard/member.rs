@@ -186,6 +186,11 @@ impl Shard {
         self.answer(waiter, &Event::Acked { room, seq, id });
     }
 
+    pub(super) fn on_key_taken(&mut self, waiter: Waiter, seq: u64, id: u64) {
+        self.stats.refused += 1;
+        self.answer(waiter, &Event::KeyTaken { seq, id });
+    }
+
     pub(super) fn on_page(&mut self, waiter: Waiter, room: &str, epoch: u64, head: u64, records: &[Arc<Record>]) {
         let messages: Vec<Message<'_>> = records.iter().map(|record| record.message()).collect();
         self.answer(waiter, &Event::History { room, epoch, head, messages: &messages });

@@ -68,6 +68,8 @@ pub struct Setup {
     pub period_us: Option<u64>,
     /// [`crate::deflation::MEMBERS_MIN`], except in simulations, which have fewer members.
     pub deflate_members_min: u32,
+    /// Drawn when the process starts: it makes the ids of connections others than those of an earlier process.
+    pub nonce: u64,
     /// Seeds generated user names and reconnect hints.
     pub seed: u64,
 }
@@ -178,6 +180,7 @@ impl Shard {
             Mesh::Joined { .. } => self.on_joined(message),
             Mesh::Deliver { room, records } => self.on_deliver(&room, &records),
             Mesh::Acked { waiter, room, seq, id } => self.on_acked(waiter, &room, seq, id),
+            Mesh::KeyTaken { waiter, seq, id, .. } => self.on_key_taken(waiter, seq, id),
             Mesh::Page { waiter, room, epoch, head, records } => self.on_page(waiter, &room, epoch, head, &records),
             Mesh::Refused { waiter, room, code, retry_after_ms, is_join } => {
                 self.on_refused(waiter, &room, code, retry_after_ms, is_join);

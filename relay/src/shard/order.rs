@@ -60,8 +60,8 @@ impl Shard {
                 let shared = self.begin_join(session, &room, start)?;
                 Mesh::Join { waiter, room: room.clone(), principal, start, shared }
             }
-            Ask::Publish { content, body, key } => {
-                Mesh::Publish { waiter, room: room.clone(), principal, content, body, key }
+            Ask::Publish { content, body, key, parts } => {
+                Mesh::Publish { waiter, room: room.clone(), principal, content, body, key, parts }
             }
             Ask::History { page, limit } => Mesh::History { waiter, room: room.clone(), principal, page, limit },
             Ask::Leave => return Ok(()),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use storage::{Append, LogState, Record};
+use storage::{Append, Record};
 use uring::Segment;
 
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
+use crate::room::Log;
 
 /// Effects, in the order they are to be carried out within each list.
 pub struct Outbox {
@@ -46,7 +47,7 @@ pub enum StoreRequest {
 #[derive(Debug)]
 pub enum StoreReply {
     /// None when storage failed.
-    Opened { room: Arc<str>, log: Option<(LogState, Vec<Arc<Record>>)> },
+    Opened { room: Arc<str>, log: Option<Log> },
     /// The room's append is durable. Until it is, storage retries it unchanged and nothing is said.
     Appended { room: Arc<str> },
     /// The first seq from `first` on that has not expired, and the records from it on: those asked for, or where nothing

@@ -4,14 +4,15 @@ use std::mem;
 use std::sync::Arc;
 
 use protocol::{ErrorCode, Page, Start};
-use storage::{LogState, Record};
+use storage::Record;
 
 use super::command::BUSY_RETRY_MS;
 use super::page::{bodies_bytes, page_range, shorten};
 use super::{Owned, Shard, StoreReply, StoreRequest};
+use crate::dedupe::Known;
 use crate::feed::Shared;
 use crate::mesh::Mesh;
-use crate::room::{Publish, Room, Verdict, Waiter};
+use crate::room::{Log, Publish, Room, Verdict, Waiter};
 
 /// Records of one append.
 const APPEND_RECORDS_MAX: usize = 1024;
@@ -116,19 +117,18 @@ impl Shard {
         }
     }
 
-    fn on_opened(&mut self, name: &Arc<str>, log: Option<(LogState, Vec<Arc<Record>>)>) {
+    fn on_opened(&mut self, name: &Arc<str>, log: Option<Log>) {
         let Some(&index) = self.room_of.get(name) else { return };
         let slot = &mut self.rooms[index as usize];
         let Some(Owned::Loading { waiting, .. }) = slot else { return };
         let waiting = mem::take(waiting);
-        let Some((state, recent)) = log else {
+        let Some(log) = log else {
             self.unload(index, name);
             return waiting
                 .iter()
                 .for_each(|message| self.refuse_message(message, ErrorCode::Unavailable, BUSY_RETRY_MS));
         };
-        let tail_max = self.setup.limits.tail_messages_max;
-        let mut room = Room::load(name.clone(), state, recent, self.setup.shards, tail_max);
+        let mut room = Room::load(name.clone(), log, self.setup.shards);
         room.used_us = self.now.us;
         *slot = Some(Owned::Ready(Box::new(room)));
         self.with_room(index, |shard, room| {
@@ -141,8 +141,14 @@ impl Shard {
     fn on_appended(&mut self, index: u32, room: &mut Room) {
         let (was_cut, name) = (room.cut == room.durable, room.name.clone());
         let before = room.durable;
-        room.stored(self.now.us, self.setup.limits.tail_messages_max, |waiter, seq, id| {
-            self.reply(waiter, Mesh::Acked { waiter, room: name.clone(), seq, id });
+        room.stored(self.now.us, self.setup.limits.tail_messages_max, |waiter, Known { seq, id, differs }| {
+            let room = name.clone();
+            let reply = if differs {
+                Mesh::KeyTaken { waiter, room, seq, id }
+            } else {
+                Mesh::Acked { waiter, room, seq, id }
+            };
+            self.reply(waiter, reply);
         });
         self.stats.stored += room.durable - before;
         if was_cut {
@@ -174,11 +180,11 @@ impl Shard {
     fn execute(&mut self, index: u32, room: &mut Room, message: Mesh, extra: Option<Extra<'_>>) {
         room.used_us = self.now.us;
         match message {
-            Mesh::Publish { waiter, principal, content, body, key, .. } => {
+            Mesh::Publish { waiter, principal, content, body, key, parts, .. } => {
                 if !principal.rights.publish {
                     return self.refuse(waiter, &room.name, ErrorCode::Denied, 0);
                 }
-                let publish = Publish { user: principal.user, content, body, key, waiter };
+                let publish = Publish { user: principal.user, content, body, key, parts, waiter };
                 self.publish(index, room, publish);
             }
             Mesh::Join { waiter, ref principal, start, shared, .. } => {
@@ -217,6 +223,9 @@ impl Shard {
             }
             Verdict::Repeat { seq, id } => {
                 self.reply(waiter, Mesh::Acked { waiter, room: room.name.clone(), seq, id });
+            }
+            Verdict::KeyTaken { seq, id } => {
+                self.reply(waiter, Mesh::KeyTaken { waiter, room: room.name.clone(), seq, id });
             }
             Verdict::Busy => self.refuse(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS),
             Verdict::RateLimited { retry_after_ms } => {

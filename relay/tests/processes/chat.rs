@@ -46,12 +46,13 @@ fn what_is_said_in_one_dialect_is_heard_in_the_other() {
     let publication = sdk.next().1.json()["push"]["pub"].clone();
     assert_eq!(publication["data"], text);
     assert_eq!(publication["info"]["user"], "nat");
-    assert_eq!((&publication["offset"], &publication["tags"]["id"]), (&json!(ack.0), &json!(ack.1.to_string())));
+    assert_eq!((&publication["offset"], &publication["id"]), (&json!(ack.0), &json!(ack.1.to_string())));
 
     let reply = sdk.call_json("publish", &json!({ "channel": "lobby", "data": text }));
     assert_eq!(reply["publish"]["offset"], 2);
     let line = native.lines(2).remove(1);
-    assert_eq!((line.content, line.text(), &*line.user), (Content::Text, text, "cent"));
+    let quoted = json!(text).to_string();
+    assert_eq!((line.content, line.text(), &*line.user), (Content::Json, &*quoted, "cent"), "as it was sent");
 
     let object = json!({ "emote": "🎉", "at": [1, 2.5, null] });
     sdk.call_json("publish", &json!({ "channel": "lobby", "data": object }));

@@ -119,7 +119,7 @@ impl Client {
         while found.iter().any(Option::is_none) {
             let mut client = Self::open(address, native::PATH);
             match client.call(Command::Connect { user: None, device: None }) {
-                Event::Connected { session } => found[(session >> 56) as usize] = Some(client),
+                Event::Connected { session, .. } => found[(session >> 56) as usize] = Some(client),
                 other => panic!("not connected: {other:?}"),
             }
         }

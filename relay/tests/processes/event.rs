@@ -2,7 +2,7 @@
 
 use protocol::frame::Incoming;
 use protocol::native::{self, Packed, Received};
-use protocol::{Content, ErrorCode};
+use protocol::{ClientId, Content, ErrorCode, Kind, OwnedParts};
 use serde_json::Value;
 
 /// One message of a room.
@@ -13,6 +13,8 @@ pub struct Line {
     pub user: String,
     pub content: Content,
     pub body: Vec<u8>,
+    pub kind: Kind,
+    pub parts: OwnedParts,
 }
 
 impl Line {
@@ -36,6 +38,7 @@ pub struct Joined {
 pub enum Event {
     Connected {
         session: u64,
+        client: ClientId,
     },
     Joined(Joined),
     Left,
@@ -60,6 +63,10 @@ pub enum Event {
     Error {
         code: ErrorCode,
         retry_after_ms: u32,
+    },
+    KeyTaken {
+        seq: u64,
+        id: u64,
     },
     GoingAway {
         reconnect_after_ms: u32,
@@ -127,7 +134,7 @@ impl Event {
 impl From<Received<'_>> for Event {
     fn from(received: Received<'_>) -> Self {
         match received {
-            Received::Connected { session, .. } => Self::Connected { session },
+            Received::Connected { session, client, .. } => Self::Connected { session, client },
             Received::Joined { epoch, from, head, recovering, recovered, .. } => {
                 Self::Joined(Joined { epoch, from, head, recovering, recovered })
             }
@@ -137,6 +144,7 @@ impl From<Received<'_>> for Event {
             Received::Batch { room, messages } => Self::Batch { room: room.to_owned(), lines: lines(&messages) },
             Received::Gap { room, from, to } => Self::Gap { room: room.to_owned(), from, to },
             Received::Error { code, retry_after_ms, .. } => Self::Error { code, retry_after_ms },
+            Received::KeyTaken { seq, id } => Self::KeyTaken { seq, id },
             Received::GoingAway { reconnect_after_ms, .. } => Self::GoingAway { reconnect_after_ms },
             Received::Pong => Self::Pong,
         }
@@ -152,6 +160,8 @@ fn lines(messages: &Packed<'_>) -> Vec<Line> {
             user: message.user.to_owned(),
             content: message.content,
             body: message.body.to_owned(),
+            kind: message.kind,
+            parts: message.parts.to_owned(),
         }
     });
     owned.collect()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use protocol::snowflake::EPOCH_MS;
-use protocol::{Content, Page, Start};
+use protocol::{Content, OwnedParts, Page, Start};
 use storage::scylla::Options;
 use storage::{Append, Kind, Record, ScyllaStore, Store};
 
@@ -34,6 +34,7 @@ fn append(store: &ScyllaStore, seqs: std::ops::RangeInclusive<u64>) {
         content: Content::Text,
         body: seq.to_string().into_bytes().into(),
         key: None,
+        parts: OwnedParts::default(),
     };
     let records: Vec<Record> = seqs.map(record).collect();
     for part in records.chunks(500) {

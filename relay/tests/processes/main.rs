@@ -13,11 +13,13 @@ mod event;
 mod expiry;
 mod history;
 mod ids;
+mod keys;
 mod limits;
 mod metrics;
 #[path = "../../../storage/tests/cql/node.rs"]
 mod node;
 mod order;
+mod parts;
 mod pause;
 mod process;
 mod recovery;

@@ -202,7 +202,10 @@ impl Client {
         }
         match (asked, heard) {
             (asked, Heard::Refused { code }) => self.refused(conn, asked, code, env),
-            (Asked::Connect, Heard::Connected { user }) => assert!(user == self.user, "taken for {user}"),
+            (Asked::Connect, Heard::Connected { user, client }) => {
+                assert!(user == self.user, "taken for {user}");
+                assert!(client == env.client_id(conn.id).to_string(), "{:?} is client {client}", conn.id);
+            }
             (
                 Asked::Join { room, start, real },
                 Heard::Joined { room: named, epoch, from, head, recovering, recovered },
@@ -230,6 +233,11 @@ impl Client {
                 if sent.is_first_attempt() {
                     Self::told_ack(conn, &sent.room, (tag, seq));
                 }
+            }
+            (Asked::Publish(Name(body)), Heard::KeyTaken { seq, id }) => {
+                env.meet("a key of another message");
+                env.oracle.key_taken(&body, seq, id);
+                self.know(&env.oracle.sent(&body).room, seq);
             }
             (Asked::History { room, page, limit }, Heard::History { epoch, head, lines }) => {
                 assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
@@ -290,6 +298,9 @@ impl Client {
             );
             *last = line.seq;
             env.oracle.delivered(room, line);
+            if line.client.as_ref().is_some_and(|client| !client.is_empty()) {
+                env.meet("a message that names its client");
+            }
             self.places.insert(room.into(), (env.oracle.epoch, line.seq));
         }
         *env.met.entry("a delivery").or_default() += lines.len() as u64;
@@ -312,7 +323,7 @@ impl Client {
     fn refused(&mut self, conn: &mut Conn, asked: Asked, code: ErrorCode, env: &mut Env) {
         use ErrorCode as E;
         let overloaded =
-            matches!(code, E::Busy | E::Unavailable) || (self.dialect != Dialect::Native && code == E::Unknown);
+            matches!(code, E::Busy | E::Unavailable) || (self.dialect == Dialect::Centrifuge && code == E::Unknown);
         let limits = &env.plan.limits;
         let is_known = match &asked {
             Asked::Publish(Name(body)) => match code {

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use protocol::snowflake;
 use relay::persist::{self, Reservation};
 use relay::shard::{StoreReply, StoreRequest};
-use storage::{Append, Fault, FaultyStore, LogState, MemoryStore, Record, Store};
+use storage::{Append, Fault, FaultyStore, MemoryStore, Store};
 
 use crate::plan::Plan;
 use crate::sabotage::Sabotage;
@@ -145,19 +145,14 @@ impl Disk {
     fn read(&self, request: StoreRequest, tail_max: usize, wall_ms: u64, fails: bool) -> StoreReply {
         match request {
             StoreRequest::Open { room } => {
-                let log = persist::open(&*self.store, &room, tail_max, wall_ms).expect("no fault is planned");
-                let log = (!fails).then_some(log).map(|(state, records)| {
-                    let forget = self.sabotage == Some(Sabotage::ForgetKeys);
-                    let keyless = |record: &Record| Record { key: None, ..record.clone() };
-                    let forget_last = self.sabotage == Some(Sabotage::ForgetLastId);
-                    (
-                        if forget_last { LogState { last_id: 0, ..state } } else { state },
-                        records
-                            .into_iter()
-                            .map(|record| if forget { keyless(&record).into() } else { record })
-                            .collect(),
-                    )
-                });
+                let mut log = persist::open(&*self.store, &room, tail_max, wall_ms).expect("no fault is planned");
+                match self.sabotage {
+                    Some(Sabotage::ForgetKeys) => log.keys.clear(),
+                    Some(Sabotage::ForgetBodies) => log.keys.iter_mut().for_each(|stored| stored.key.body = None),
+                    Some(Sabotage::ForgetLastId) => log.state.last_id = 0,
+                    _ => {}
+                }
+                let log = (!fails).then_some(log);
                 StoreReply::Opened { room, log }
             }
             StoreRequest::Read { room, first, last } => {

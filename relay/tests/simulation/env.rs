@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
+use protocol::ClientId;
 use protocol::frame::{Deflater, Inflater};
 use protocol::snowflake::EPOCH_MS;
 use relay::ids::SessionId;
@@ -20,6 +21,8 @@ pub type Met = BTreeMap<&'static str, u64>;
 pub struct Env {
     pub rng: Rng,
     pub plan: Plan,
+    /// Of the process that runs.
+    pub nonce: u64,
     pub sabotage: Option<Sabotage>,
     pub clock: Clock,
     pub sockets: BTreeMap<SessionId, Socket>,
@@ -37,6 +40,11 @@ pub struct Env {
 impl Env {
     pub fn meet(&mut self, what: &'static str) {
         *self.met.entry(what).or_default() += 1;
+    }
+
+    /// What a connection to the process that runs is known by.
+    pub fn client_id(&self, id: SessionId) -> ClientId {
+        ClientId::new(id.0, self.nonce)
     }
 
     /// True in `percent` of the cases.

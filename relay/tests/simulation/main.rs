@@ -5,7 +5,7 @@
 //! ids for everyone, 4 an idempotency key is stored once, 5 no silent gap and no duplicate, 6 streams stay whole,
 //! 7 in the end everybody has everything, 8 one reply for each request, 9 memory is bounded, 10 nothing leaks,
 //! 11 what has not expired is found, however much before it has, 12 a connection's commands on one room take effect in
-//! their order, whatever is under way.
+//! their order, whatever is under way, 13 a key with another body is never acked and hears where the first is stored.
 
 mod client;
 mod disk;
@@ -34,7 +34,7 @@ const SABOTAGE_SEEDS: u64 = 1000;
 const TORN_PART: u64 = 1000;
 
 /// What the seeds together must have met, or the simulation proves little.
-const TO_MEET: [&str; 36] = [
+const TO_MEET: [&str; 38] = [
     "a chunk that overlaps",
     "a crash",
     "a deflated message",
@@ -42,6 +42,8 @@ const TO_MEET: [&str; 36] = [
     "a deflated request in fragments",
     "a delivery",
     "a full lane",
+    "a key of another message",
+    "a message that names its client",
     "a gap",
     "a gap in what was promised",
     "a gap that ends a membership",

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use protocol::{Content, Page};
+use protocol::{ClientId, Content, Page};
+use relay::dedupe::key_hash;
 use storage::{FaultyStore, MemoryStore, Record, Store};
 
 use crate::speech::{Body, Line};
@@ -18,6 +19,8 @@ pub struct Sent {
     pub user: String,
     pub key: Option<String>,
     pub content: Content,
+    /// The connections that sent it.
+    clients: BTreeSet<ClientId>,
     attempts: u32,
     /// Attempts that were refused before a seq was given.
     refusals: u32,
@@ -95,10 +98,10 @@ impl Oracle {
     }
 
     /// A client sends a message, perhaps again.
-    pub fn attempt(&mut self, body: &[u8], sent: impl FnOnce() -> Sent) -> &Sent {
+    pub fn attempt(&mut self, body: &[u8], client: ClientId, sent: impl FnOnce() -> Sent) {
         let sent = self.sent.entry(body.to_vec()).or_insert_with(sent);
         sent.attempts += 1;
-        sent
+        sent.clients.insert(client);
     }
 
     pub fn sent(&self, body: &[u8]) -> &Sent {
@@ -110,13 +113,31 @@ impl Oracle {
         self.sent.get_mut(body).expect("was sent").refusals += 1;
     }
 
+    /// An attempt was refused since its key belongs to another message, stored here.
+    pub fn key_taken(&mut self, body: &[u8], seq: u64, id: u64) {
+        self.refused(body);
+        let room = self.sent[body].room.clone();
+        let record = self.log_of(&room, seq);
+        let Sent { user, key, .. } = &self.sent[body];
+        let hash = key.as_ref().map(|key| key_hash(user, key));
+        let right = record
+            .as_ref()
+            .is_some_and(|record| record.id == id && record.key.map(|key| key.hash) == hash && *record.body != *body);
+        assert!(right, "invariant 13, another body hears where the first is stored: {room} {seq} {id} has {record:?}");
+    }
+
     /// An ack arrived.
     pub fn acked(&mut self, body: &[u8], seq: u64, id: u64) {
         let room = self.sent[body].room.clone();
         let Some(record) = self.log_of(&room, seq) else {
             panic!("invariant 1, acks are durable: {room} {seq} was acked and is not stored")
         };
-        let right = record.id == id && *record.body == *body && *record.sender == self.sent[body].user;
+        let sent = &self.sent[body];
+        let is_its_key =
+            record.id == id && record.key.map(|key| key.hash) == sent.key.as_ref().map(|key| key_hash(&sent.user, key));
+        let other_body = is_its_key && *record.body != *body;
+        assert!(!other_body, "invariant 13, a key with another body is never acked: {room} {seq} has {record:?}");
+        let right = record.id == id && *record.body == *body && *record.sender == sent.user;
         assert!(right, "invariant 1, acks are durable: {room} {seq} {id} was acked, but {record:?} is stored");
         let sent = self.sent.get_mut(body).expect("was sent");
         if let Some(before) = sent.acked
@@ -145,7 +166,12 @@ impl Oracle {
             Body::Stored(content, bytes) => *content == record.content && **bytes == *record.body,
             Body::Shown(json) => *json == shown(record),
         };
-        assert!(same && body, "invariant 3, one order for everybody: {room} {line:?} was read, {record:?} is stored");
+        let named = record.parts.get().client().map_or(String::new(), |client| client.to_string());
+        let client = line.client.as_ref().is_none_or(|client| *client == named);
+        assert!(
+            same && body && client,
+            "invariant 3, one order for everybody: {room} {line:?} was read, {record:?} is stored"
+        );
     }
 
     /// What a history command must have answered when the log ended at `head`.
@@ -203,6 +229,7 @@ impl Oracle {
     pub fn check_logs(&mut self, rooms: &[Arc<str>]) {
         let mut ids = BTreeSet::new();
         let mut stored = BTreeSet::new();
+        let mut keys = BTreeSet::new();
         for room in rooms {
             let mut last_id = 0;
             for (at, record) in self.log(room).to_vec().iter().enumerate() {
@@ -213,6 +240,15 @@ impl Oracle {
                 let Some(sent) = self.sent.get(&*record.body) else { panic!("{room}: nobody sent {record:?}") };
                 let is_sent = sent.room == *room && *sent.user == *record.sender && sent.content == record.content;
                 assert!(is_sent, "{room}: {record:?} is not what was sent, {sent:?}");
+                let client = record.parts.get().client();
+                assert!(
+                    client.is_none_or(|client| sent.clients.contains(&client)),
+                    "{room}: {record:?} names {client:?}"
+                );
+                if let Some(key) = record.key {
+                    let once = keys.insert((room.clone(), key.hash));
+                    assert!(once || self.windows_passed, "invariant 4, a key is stored once: {record:?} in {room}");
+                }
                 assert!(sent.refusals < sent.attempts, "{room}: {record:?} is stored, but every attempt was refused");
                 let once = stored.insert(record.body.clone());
                 assert!(
@@ -238,7 +274,8 @@ impl Sent {
     }
 
     pub fn new(room: &Arc<str>, user: &str, key: Option<String>, content: Content) -> Self {
-        Self { room: room.clone(), user: user.to_owned(), key, content, attempts: 0, refusals: 0, acked: None }
+        let (room, user) = (room.clone(), user.to_owned());
+        Self { room, user, key, content, clients: BTreeSet::new(), attempts: 0, refusals: 0, acked: None }
     }
 }
 

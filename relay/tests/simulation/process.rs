@@ -42,6 +42,7 @@ impl Process {
     pub fn start(env: &mut Env) -> Self {
         let shards = env.plan.shards;
         env.clock.restart();
+        env.nonce = env.rng.u64(..);
         let store = env.oracle.store.clone();
         // Another node may take the logs over. Each has reserved ids of its own, so only a log's last id says where its go on.
         let nodes = &env.oracle.nodes;
@@ -60,6 +61,7 @@ impl Process {
             echo: false,
             period_us: env.plan.period_us,
             deflate_members_min: env.plan.deflate_members_min,
+            nonce: env.nonce,
             seed: 7,
         };
         Self {

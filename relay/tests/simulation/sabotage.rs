@@ -25,6 +25,8 @@ pub enum Sabotage {
     FlipBit,
     /// A room that is loaded does not know its idempotency keys.
     ForgetKeys,
+    /// A room that is loaded knows its keys and not the bodies they were used for.
+    ForgetBodies,
     /// After a restart, ids begin again at what the clock says.
     ForgetIds,
     /// A room that is loaded does not know the id of its last message.
@@ -48,6 +50,7 @@ impl Sabotage {
             Self::WrongBoundary | Self::ShortPiece | Self::SendTwice | Self::LoseSend => "invariant 5",
             Self::FlipBit => "invariant 6",
             Self::ForgetKeys => "invariant 4",
+            Self::ForgetBodies => "invariant 13",
             Self::ForgetOld => "invariant 11",
             Self::Overtake => "invariant 12",
         }
@@ -65,6 +68,7 @@ impl Sabotage {
         Self::LoseSend,
         Self::FlipBit,
         Self::ForgetKeys,
+        Self::ForgetBodies,
         Self::ForgetIds,
         Self::ForgetLastId,
         Self::ForgetOld,

@@ -20,6 +20,8 @@ pub struct Line<'a> {
     pub id: u64,
     pub time_ms: u64,
     pub user: Cow<'a, str>,
+    /// The connection that published it, "" for none; None where the dialect does not say.
+    pub client: Option<Cow<'a, str>>,
     pub body: Body<'a>,
 }
 
@@ -33,7 +35,7 @@ pub enum Body<'a> {
 /// What a relay says, in both dialects. Replies of the JSON dialect do not name their room.
 #[derive(Debug)]
 pub enum Heard<'a> {
-    Connected { user: Cow<'a, str> },
+    Connected { user: Cow<'a, str>, client: String },
     Joined { room: Option<&'a str>, epoch: u64, from: u64, head: Option<u64>, recovering: bool, recovered: bool },
     Left,
     Acked { seq: u64, id: u64 },
@@ -41,6 +43,7 @@ pub enum Heard<'a> {
     Batch { room: Cow<'a, str>, lines: Vec<Line<'a>> },
     Gap { room: &'a str, from: u64, to: u64 },
     Unsubscribed { room: Cow<'a, str>, code: u64 },
+    KeyTaken { seq: u64, id: u64 },
     Refused { code: ErrorCode },
     GoingAway,
     Pong,
@@ -57,7 +60,7 @@ pub fn say(
 ) {
     let mut payload = Vec::new();
     let opcode = match dialect {
-        Dialect::Native => {
+        Dialect::Native | Dialect::NativeParts => {
             native::encode_request(request, &mut payload);
             Opcode::Binary
         }
@@ -107,8 +110,8 @@ fn to_json(request: &Request<'_>) -> String {
         }
         Command::Leave { room } => ("unsubscribe", json!({ "channel": room })),
         Command::Publish { room, content, body, key } => {
-            let text = str::from_utf8(body).expect("this dialect publishes text");
-            let data = if *content == Content::Text { json!(text) } else { serde_json::from_str(text).expect("JSON") };
+            assert_eq!(*content, Content::Json, "this dialect publishes JSON");
+            let data: Value = serde_json::from_slice(body).expect("JSON");
             ("publish", json!({ "channel": room, "data": data, "key": key }))
         }
         Command::History { room, page, limit } => (
@@ -129,9 +132,9 @@ fn to_json(request: &Request<'_>) -> String {
 /// What one message from the relay says, with the tag of the request it answers.
 pub fn hear<'a>(dialect: Dialect, incoming: &Incoming<'a>, mut each: impl FnMut(u32, Heard<'a>)) {
     match (dialect, incoming) {
-        (Dialect::Native, Incoming::Binary(payload)) => {
+        (Dialect::Native | Dialect::NativeParts, Incoming::Binary(payload)) => {
             let (tag, received) = native::decode_event(payload).expect("invariant 6: the relay sends whole events");
-            each(tag, heard(&received));
+            each(tag, heard(dialect, &received));
         }
         (Dialect::Centrifuge, Incoming::Text(text)) => {
             for document in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
@@ -143,28 +146,34 @@ pub fn hear<'a>(dialect: Dialect, incoming: &Incoming<'a>, mut each: impl FnMut(
     }
 }
 
-fn heard<'a>(received: &native::Received<'a>) -> Heard<'a> {
+fn heard<'a>(dialect: Dialect, received: &native::Received<'a>) -> Heard<'a> {
     use native::Received as R;
     match *received {
-        R::Connected { user, .. } => Heard::Connected { user: user.into() },
+        R::Connected { user, client, .. } => Heard::Connected { user: user.into(), client: client.to_string() },
         R::Joined { room, epoch, from, head, recovering, recovered } => {
             Heard::Joined { room: Some(room), epoch, from, head: Some(head), recovering, recovered }
         }
         R::Left { .. } => Heard::Left,
         R::Acked { seq, id, .. } => Heard::Acked { seq, id },
-        R::History { epoch, head, ref messages, .. } => Heard::History { epoch, head, lines: unpack(messages) },
-        R::Batch { room, ref messages } => Heard::Batch { room: room.into(), lines: unpack(messages) },
+        R::History { epoch, head, ref messages, .. } => {
+            Heard::History { epoch, head, lines: unpack(dialect, messages) }
+        }
+        R::Batch { room, ref messages } => Heard::Batch { room: room.into(), lines: unpack(dialect, messages) },
         R::Gap { room, from, to } => Heard::Gap { room, from, to },
+        R::KeyTaken { seq, id } => Heard::KeyTaken { seq, id },
         R::Error { code, .. } => Heard::Refused { code },
         R::GoingAway { .. } => Heard::GoingAway,
         R::Pong => Heard::Pong,
     }
 }
 
-fn unpack<'a>(messages: &native::Packed<'a>) -> Vec<Line<'a>> {
+fn unpack<'a>(dialect: Dialect, messages: &native::Packed<'a>) -> Vec<Line<'a>> {
     let line = |message: Result<protocol::Message<'a>, _>| {
         let message = message.expect("invariant 6: the relay packs messages");
+        let client = message.parts.client().map_or(String::new(), |client| client.to_string());
+        assert!(dialect.names_clients() || message.parts.is_empty(), "parts travel only to those who asked for them");
         Line {
+            client: dialect.names_clients().then_some(client.into()),
             seq: message.seq,
             id: message.id,
             time_ms: message.time_ms,
@@ -213,17 +222,18 @@ struct Publication<'a> {
     #[serde(borrow)]
     data: &'a RawValue,
     offset: u64,
+    time: u64,
+    id: String,
     info: Value,
-    tags: Value,
 }
 
 impl<'a> From<Publication<'a>> for Line<'a> {
     fn from(publication: Publication<'a>) -> Self {
-        let tag = |name: &str| publication.tags[name].as_str().and_then(|tag| tag.parse().ok()).expect("a number");
         Line {
             seq: publication.offset,
-            id: tag("id"),
-            time_ms: tag("time"),
+            id: publication.id.parse().expect("a number"),
+            time_ms: publication.time,
+            client: Some(publication.info["client"].as_str().expect("a client").to_owned().into()),
             user: publication.info["user"].as_str().expect("a user").to_owned().into(),
             body: Body::Shown(publication.data.get().into()),
         }
@@ -250,7 +260,8 @@ fn from_json<'a>(document: &'a str, each: &mut impl FnMut(u32, Heard<'a>)) {
             lines: pages.publications.into_iter().map(Into::into).collect(),
         },
         Down { connect: Some(connect), .. } => {
-            Heard::Connected { user: connect["data"]["user"].as_str().expect("a user").to_owned().into() }
+            let user = connect["data"]["user"].as_str().expect("a user").to_owned().into();
+            Heard::Connected { user, client: connect["client"].as_str().expect("a client").to_owned() }
         }
         Down { subscribe: Some(joined), .. } => Heard::Joined {
             room: None,
@@ -266,6 +277,10 @@ fn from_json<'a>(document: &'a str, each: &mut impl FnMut(u32, Heard<'a>)) {
             Heard::Acked { seq: number(&acked, "offset"), id }
         }
         Down { ping: Some(_), .. } => Heard::Pong,
+        Down { error: Some(error), .. } if error["code"] == 409 => {
+            let id = error["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+            Heard::KeyTaken { seq: number(&error, "offset"), id }
+        }
         Down { error: Some(error), .. } => refused(&error),
         Down { id: None, .. } => Heard::Ping,
         Down { .. } => panic!("invariant 6: {document} says nothing"),

@@ -38,13 +38,21 @@ impl World {
         let plan = Plan::of(&mut rng);
         let epoch = rng.u64(1..1 << 48);
         let store = Rc::new(FaultyStore::new(epoch));
-        let dialect = |json: bool| if json { Dialect::Centrifuge } else { Dialect::Native };
+        let dialect = |rng: &mut Rng, json: bool| match rng.bool() {
+            _ if json => Dialect::Centrifuge,
+            true => Dialect::NativeParts,
+            false => Dialect::Native,
+        };
         let clients = (0..plan.clients)
-            .map(|n| Client::new(n, plan.users, dialect(rng.u32(..100) < plan.json_percent)))
+            .map(|n| {
+                let json = rng.u32(..100) < plan.json_percent;
+                Client::new(n, plan.users, dialect(&mut rng, json))
+            })
             .collect();
         let mut env = Env {
             rng,
             sabotage,
+            nonce: 0,
             clock: Clock::default(),
             sockets: BTreeMap::new(),
             oracle: Oracle::new(store, epoch),

@@ -6,6 +6,11 @@
 //! | facts of a log | `f` room | epoch, created (ms since 1970), id floor |
 //! | sparse index | `s` room block | id of the first record whose seq >> 10 is the block (none for block 0) |
 //! | record | `r` room bucket id | [`Record`](crate::Record) bytes |
+//! | key | `k` room seq, in a keyspace of its own | that of [`StoredKey`](crate::StoredKey) |
+//!
+//! A key's row is written with its record and dropped when it is merged after [`KEYS_KEPT_MS`].
+//! Version 1 had no rows of keys and records of version 1; it becomes version 2 with the first append, and its records
+//! stay as they are.
 //!
 //! Numbers are big-endian, so that keys sort as numbers do; a room is preceded by its length in two bytes, so that no
 //! room's rows lie between another's. bucket = seq >> 16 in six bytes, all others take eight.
@@ -16,14 +21,21 @@ use crate::seqs::bucket;
 /// Longest room name, bytes: a key must stay under fjall's 65,536.
 pub const ROOM_BYTES_MAX: usize = 32 << 10;
 /// Version of these rows, stored under [`FORMAT`].
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
+/// The layout without keys, which is read and becomes the newest one.
+pub const FORMAT_WITHOUT_KEYS: u64 = 1;
 
 /// Setting: version of the layout.
 pub const FORMAT: &[u8] = b"mformat";
 /// Setting: the epoch of logs that were never written.
 pub const EPOCH: &[u8] = b"mepoch";
+/// Setting: messages that were taken until then have no rows of keys, milliseconds since 1970. Missing when all have.
+pub const KEYS_SINCE: &[u8] = b"mkeys";
 /// Setting: up to which time ids are reserved, milliseconds since 1970.
 pub const RESERVED: &[u8] = b"mreserved";
+
+/// Nobody asks for a key that is older, milliseconds.
+pub const KEYS_KEPT_MS: u64 = 10 * 60 * 1000;
 
 /// What the first append of a log fixed, and what a loss left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +121,16 @@ impl Keys {
         tail[..6].copy_from_slice(&bucket(seq).to_be_bytes()[2..]);
         tail[6..].copy_from_slice(&id.to_be_bytes());
         self.build(b'r', &tail)
+    }
+
+    /// In the keyspace of keys.
+    pub fn key(&mut self, seq: u64) -> &[u8] {
+        self.build(b'k', &seq.to_be_bytes())
+    }
+
+    /// The seq in the key of a row of the keyspace of keys.
+    pub fn seq_of_key(key: &[u8]) -> Option<u64> {
+        key.last_chunk().map(|seq| u64::from_be_bytes(*seq))
     }
 
     /// Before every record of the room.

@@ -8,7 +8,7 @@ use super::error::{from_fjall, unreadable};
 use super::layout::{Facts, Keys};
 use super::tree::Tree;
 use crate::seqs::{block, block_start, first_hole, is_nearer_end};
-use crate::{LogState, Record, StoreError};
+use crate::{LogState, Record, StoreError, StoredKey};
 
 /// A log at the moment this value was made; appends after it are not seen.
 pub struct Log<'a> {
@@ -95,6 +95,31 @@ impl<'a> Log<'a> {
         }
         self.check_dense(&records, first, last)?;
         Ok(records)
+    }
+
+    /// The keys of its messages `first..=last`, ascending: from the newest back to the first that is not newer than
+    /// `since_ms`.
+    pub fn keys(&mut self, first: u64, last: u64, since_ms: u64) -> Result<Vec<StoredKey>, StoreError> {
+        let (start, end) = (self.keys.key(first).to_vec(), self.keys.key(last).to_vec());
+        let mut keys = Vec::new();
+        for row in self.snapshot.range(&self.tree.keys, start..=end).rev() {
+            let (key, value) = row.into_inner().map_err(|error| from_fjall(self.dir, error))?;
+            let stored = Keys::seq_of_key(&key).and_then(|seq| StoredKey::decode(seq, &value).ok());
+            let stored = stored.ok_or_else(|| self.damaged_row("a row of its keys"))?;
+            if stored.time_ms <= since_ms {
+                break;
+            }
+            keys.push(stored);
+        }
+        keys.reverse();
+        Ok(keys)
+    }
+
+    /// The keys of the rows of keys behind this seq.
+    pub fn keys_behind(&mut self, seq: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        let (start, end) = (self.keys.key(seq + 1).to_vec(), self.keys.key(u64::MAX).to_vec());
+        let rows = self.snapshot.range(&self.tree.keys, start..=end);
+        rows.map(|row| row.key().map(|key| key.to_vec()).map_err(|error| from_fjall(self.dir, error))).collect()
     }
 
     /// Whether the records from the start of the block of `seq` (of the whole log, when `thorough`) up to the record

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Options;
 use super::error::{from_fjall, from_io, unreadable};
@@ -11,7 +10,7 @@ use super::layout::{self, Facts, Keys};
 use super::log::{BreakOff, Log};
 use super::mark::{Mark, MarkMap};
 use super::marks::{self, Marks};
-use super::tree::Tree;
+use super::tree::{Tree, now_ms};
 use crate::StoreError;
 use crate::seqs::{block, block_start};
 
@@ -40,6 +39,9 @@ pub struct Opened {
     pub marks: Marks,
     /// The epoch of logs that were never written.
     pub store_epoch: u64,
+    /// Messages that were taken until then have no rows of keys, milliseconds since 1970; `u64::MAX` as long as the
+    /// layout is the one without keys.
+    pub keys_since_ms: u64,
 }
 
 /// Opens the directory, making it when there is none, and checks every marked log.
@@ -77,7 +79,7 @@ fn no_marks(layout: &Layout) -> StoreError {
 fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: bool) -> Result<Opened, StoreError> {
     let dir = &layout.dir;
     let tree = Tree::open(&layout.tree, options)?;
-    let store_epoch = read_settings(dir, &tree)?;
+    let (store_epoch, keys_since_ms) = read_settings(dir, &tree)?;
     let losses = find_losses(dir, &tree, marks, thorough)?;
     if let Some(first) = losses.first() {
         if !options.accept_loss {
@@ -85,8 +87,7 @@ fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: boo
             return Err(StoreError::Damaged { path, room, from: first.from, to: first.to, rooms: losses.len() });
         }
         accept(dir, &tree, marks, &losses)?;
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let lost = dir.join(format!("lost-{}", since_1970.as_millis()));
+        let lost = dir.join(format!("lost-{}", now_ms()));
         gone_is_fine(std::fs::rename(&layout.salvage, lost)).map_err(|error| from_io(dir, error))?;
     } else {
         // A torn end behind complete logs is what a crash leaves: an append that was never acked.
@@ -94,21 +95,25 @@ fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: boo
     }
     let store_epoch = store_epoch.map_or_else(|| tree.write_settings(dir), Ok)?;
     let marks = Marks::start(&layout.marks, marks).map_err(|error| from_io(dir, error))?;
-    Ok(Opened { tree, marks, store_epoch })
+    Ok(Opened { tree, marks, store_epoch, keys_since_ms })
 }
 
 fn gone_is_fine(outcome: std::io::Result<()>) -> std::io::Result<()> {
     outcome.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// The epoch of logs that were never written; None when the settings were lost, with every row after them.
-fn read_settings(dir: &Path, tree: &Tree) -> Result<Option<u64>, StoreError> {
+/// The epoch of logs that were never written, None when the settings were lost, with every row after them; and since
+/// when there are keys.
+fn read_settings(dir: &Path, tree: &Tree) -> Result<(Option<u64>, u64), StoreError> {
     match tree.setting(dir, layout::FORMAT)? {
-        None => Ok(None),
-        Some(layout::FORMAT_VERSION) => tree.setting(dir, layout::EPOCH),
+        None => Ok((None, 0)),
+        Some(layout::FORMAT_WITHOUT_KEYS) => Ok((tree.setting(dir, layout::EPOCH)?, u64::MAX)),
+        Some(layout::FORMAT_VERSION) => {
+            Ok((tree.setting(dir, layout::EPOCH)?, tree.setting(dir, layout::KEYS_SINCE)?.unwrap_or(0)))
+        }
         Some(found) => {
             let message = format!(
-                "its layout version is {found}, this relay reads {}; use the relay that wrote it or a newer one",
+                "its layout version is {found}, this relay reads up to {}; use the relay that wrote it or a newer one",
                 layout::FORMAT_VERSION
             );
             Err(unreadable(dir, message))
@@ -172,6 +177,9 @@ fn accept(dir: &Path, tree: &Tree, marks: &mut MarkMap, losses: &[Loss]) -> Resu
             if block_start(seq) == seq {
                 batch.remove(&tree.rows, keys.sparse(block(seq)));
             }
+        }
+        for key in log.keys_behind(last.as_ref().map_or(0, |last| last.seq))? {
+            batch.remove(&tree.keys, key);
         }
         let facts = Facts {
             epoch: fastrand::u64(1..),

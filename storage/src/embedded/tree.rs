@@ -3,17 +3,23 @@
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fjall::compaction::Leveled;
+use fjall::compaction::filter::{CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict};
 use fjall::config::BlockSizePolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
 
 use super::Options;
 use super::error::{from_fjall, from_io, unreadable};
 use super::layout::{self, Keys};
-use crate::StoreError;
+use crate::{StoreError, StoredKey};
 
 const ROWS: &str = "rows";
+/// Apart, so that what is soon forgotten is not merged with what stays.
+const KEYS: &str = "keys";
+/// New rows of keys in memory, bytes: small, since a journal stays until both keyspaces have theirs in tables.
+const KEYS_BUFFER_BYTES: u64 = 4 << 20;
 /// Records of a log lie together, so larger blocks compress better and a page of history is one or two of them.
 const BLOCK_BYTES: u32 = 16 << 10;
 /// The first only flushes, and hands compactions back until another takes them: with one other that merges for long it
@@ -27,11 +33,12 @@ const TABLES_MERGED: u8 = 12;
 const JOURNALS_BYTES_MAX: u64 = 64 << 20;
 const TABLE_FILES_OPEN_MAX: usize = 256;
 
-/// fjall's database with its one keyspace.
+/// fjall's database with its keyspaces.
 #[derive(Clone)]
 pub struct Tree {
     pub db: Database,
     pub rows: Keyspace,
+    pub keys: Keyspace,
 }
 
 impl Tree {
@@ -46,6 +53,10 @@ impl Tree {
                 .max_cached_files(Some(TABLE_FILES_OPEN_MAX))
                 .max_journaling_size(JOURNALS_BYTES_MAX)
                 .worker_threads(WORKERS)
+                .with_compaction_filter_factories(Arc::new(|keyspace| match keyspace {
+                    KEYS => Some(Arc::new(Forgetting)),
+                    _ => None,
+                }))
                 .open()?;
             let rows = db.keyspace(ROWS, || {
                 KeyspaceCreateOptions::default()
@@ -53,7 +64,10 @@ impl Tree {
                     .max_memtable_size(options.write_buffer_bytes)
                     .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(TABLES_MERGED)))
             })?;
-            Ok(Self { db, rows })
+            let keys = db.keyspace(KEYS, || {
+                KeyspaceCreateOptions::default().max_memtable_size(KEYS_BUFFER_BYTES.min(options.write_buffer_bytes))
+            })?;
+            Ok(Self { db, rows, keys })
         };
         open().map_err(|error| from_fjall(dir, error))
     }
@@ -117,5 +131,60 @@ impl Tree {
     /// only after that, so nobody reads what a crash could take back.
     pub fn batch(&self, rows: usize) -> OwnedWriteBatch {
         OwnedWriteBatch::with_capacity(self.db.clone(), rows).durability(Some(PersistMode::SyncData))
+    }
+}
+
+/// Drops rows of keys that nobody asks for any more, when they are merged.
+struct Forgetting;
+
+impl Factory for Forgetting {
+    fn name(&self) -> &'static str {
+        "keys that are too old"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(Newer { than_ms: now_ms().saturating_sub(layout::KEYS_KEPT_MS) })
+    }
+}
+
+/// Keeps the keys of messages that were taken later.
+struct Newer {
+    than_ms: u64,
+}
+
+impl CompactionFilter for Newer {
+    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> CompactionFilterResult {
+        let is_old = StoredKey::decode(0, &item.value()?).is_ok_and(|stored| stored.time_ms < self.than_ms);
+        Ok(if is_old { Verdict::Destroy } else { Verdict::Keep })
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Key;
+
+    #[test]
+    fn keys_that_nobody_asks_for_go_when_they_are_merged() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::open(dir.path(), &Options::default()).unwrap();
+        let mut rows = Keys::of("room").unwrap();
+        let age_ms = |seq| if seq <= 30 { layout::KEYS_KEPT_MS + 60_000 } else { layout::KEYS_KEPT_MS - 60_000 };
+        for seq in 1..=50 {
+            let key = Key { hash: u128::from(seq), body: Some(seq) };
+            let mut value = Vec::new();
+            StoredKey { key, seq, id: seq, time_ms: now_ms() - age_ms(seq) }.encode(&mut value);
+            tree.keys.insert(rows.key(seq), value).unwrap();
+        }
+        assert_eq!(tree.keys.iter().count(), 50);
+        tree.keys.rotate_memtable_and_wait().unwrap();
+        tree.keys.major_compact().unwrap();
+        let seqs: Vec<_> = tree.keys.iter().map(|row| Keys::seq_of_key(&row.key().unwrap()).unwrap()).collect();
+        assert_eq!(seqs, (31..=50).collect::<Vec<_>>());
     }
 }

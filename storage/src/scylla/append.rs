@@ -3,13 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use scylla::value::MaybeUnset;
+
 use super::engine::{Engine, Mark};
 use super::figures::add;
 use super::link::{Deadline, Wired};
 use super::statements::BATCH_ROWS_MAX;
 use crate::continuation::{already_stored, repeated};
 use crate::seqs::{block, bucket, is_block_start};
-use crate::{Append, LogState, Record, StoreError};
+use crate::{Append, LogState, Record, StoreError, StoredKey};
 
 /// Bytes of one batch: Cassandra refuses more than 50 KiB as it comes, ScyllaDB more than 1 MiB. A larger record goes alone.
 const BATCH_BYTES_MAX: usize = 48 << 10;
@@ -17,12 +19,30 @@ const BATCH_BYTES_MAX: usize = 48 << 10;
 /// Records of one partition that are stored together or not at all.
 struct Part {
     bucket: i64,
-    /// Encoded records, one behind the other.
+    /// Encoded records, each with its key's row behind it if it has one.
     bytes: Vec<u8>,
-    /// Id, seq and place in `bytes`.
-    rows: Vec<(i64, i64, Range<usize>)>,
+    rows: Vec<Row>,
     /// Number and first id of the block that begins here.
     block: Option<(i64, i64)>,
+}
+
+/// A record among the bytes of its part.
+struct Row {
+    id: i64,
+    seq: i64,
+    record: Range<usize>,
+    /// Empty without a key.
+    key: Range<usize>,
+}
+
+impl Row {
+    fn append(record: &Record, bytes: &mut Vec<u8>) -> Self {
+        let start = bytes.len();
+        record.encode(bytes);
+        let end = bytes.len();
+        StoredKey::of(record).into_iter().for_each(|key| key.encode(bytes));
+        Self { id: record.id as i64, seq: record.seq as i64, record: start..end, key: end..bytes.len() }
+    }
 }
 
 impl Part {
@@ -40,9 +60,7 @@ impl Part {
                 parts.push(Self { bucket: number, bytes: Vec::new(), rows: Vec::new(), block: None });
             }
             let part = parts.last_mut().expect("one was pushed if there was none");
-            let start = part.bytes.len();
-            record.encode(&mut part.bytes);
-            part.rows.push((record.id as i64, record.seq as i64, start..part.bytes.len()));
+            part.rows.push(Row::append(record, &mut part.bytes));
             if is_block_start(record.seq) {
                 part.block = Some((block(record.seq) as i64, record.id as i64));
             }
@@ -106,7 +124,12 @@ impl Engine {
                 let values: Vec<_> = part
                     .rows
                     .iter()
-                    .map(|(id, seq, at)| (room, part.bucket, *id, *seq, &part.bytes[at.clone()], timestamp))
+                    .map(|Row { id, seq, record, key }| {
+                        let (record, key) = (&part.bytes[record.clone()], &part.bytes[key.clone()]);
+                        // What is unset costs nothing, while a null is stored as a deletion.
+                        let key = if key.is_empty() { MaybeUnset::Unset } else { MaybeUnset::Set(key) };
+                        (room, part.bucket, *id, *seq, record, key, timestamp)
+                    })
                     .collect();
                 let messages = async {
                     match values.as_slice() {
@@ -138,6 +161,7 @@ mod tests {
             content: Content::Text,
             body: vec![b'x'; bytes].into(),
             key: None,
+            parts: protocol::OwnedParts::default(),
         })
     }
 
@@ -145,11 +169,11 @@ mod tests {
     fn parts_are_dense_bounded_and_of_one_partition_each() {
         let records: Vec<_> = (65_000..66_700).map(|seq| record(seq, (seq % 3000) as usize)).collect();
         let parts = Part::of(&records);
-        let seqs: Vec<i64> = parts.iter().flat_map(|part| part.rows.iter().map(|(_, seq, _)| *seq)).collect();
+        let seqs: Vec<i64> = parts.iter().flat_map(|part| part.rows.iter().map(|row| row.seq)).collect();
         assert_eq!(seqs, (65_000..66_700).collect::<Vec<_>>());
         for part in &parts {
             assert!(part.rows.len() <= BATCH_ROWS_MAX && part.bytes.len() <= BATCH_BYTES_MAX + 4096);
-            for (id, seq, at) in &part.rows {
+            for Row { id, seq, record: at, .. } in &part.rows {
                 assert_eq!((*id, bucket(*seq as u64) as i64), (seq * 10, part.bucket));
                 assert_eq!(Record::decode(&part.bytes[at.clone()]).unwrap().seq, *seq as u64);
             }

@@ -32,6 +32,8 @@ const MARK_EVERY: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The setting with the epoch of logs that were never written: the first relay chooses it.
 const EPOCH: &str = "epoch";
+/// The setting with the time when messages got their keys beside them: what the first relay that writes them chooses.
+const KEYS_SINCE: &str = "keys since";
 /// The setting with the shortest time that messages were ever kept, seconds; not there as long as they are kept for ever.
 /// Older relays noted a 1, whatever the time was.
 const EXPIRES: &str = "messages expire";
@@ -57,6 +59,8 @@ pub struct Engine {
     pub lease: Rc<Lease>,
     /// Of logs that were never written.
     pub epoch: u64,
+    /// Messages that were taken until then may have keys that stand in their records alone, milliseconds since 1970.
+    pub keys_since_ms: u64,
     /// The shortest time that messages were ever kept, seconds. None: all that were ever acked are there.
     kept_s: Option<u64>,
     pub known: RefCell<States<Known>>,
@@ -108,6 +112,7 @@ impl Engine {
         let keeping = tokio::task::spawn_local(async move { kept.keep(&through).await });
         let mut engine = Self {
             kept_s: None,
+            keys_since_ms: 0,
             options,
             link,
             lease,
@@ -123,6 +128,7 @@ impl Engine {
         };
         engine.epoch = engine.once(EPOCH, fastrand::u64(1..)).await?;
         engine.kept_s = engine.shortest_retention().await?;
+        engine.keys_since_ms = engine.once(KEYS_SINCE, (wall_us() / 1000 + CLOCKS_MS) as u64).await?;
         let engine = Rc::new(engine);
         let marking = engine.clone();
         tokio::task::spawn_local(async move {

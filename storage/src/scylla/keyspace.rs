@@ -10,7 +10,7 @@ use scylla::statement::unprepared::Statement;
 
 use super::Options;
 use super::link::Failure;
-use super::schema::{self, MIGRATIONS};
+use super::schema::{self, MIGRATIONS, Migration};
 use crate::StoreError;
 
 /// Fewer copies than this, and an ack is only as durable as one node's commit log.
@@ -67,8 +67,10 @@ async fn migrate(session: &Session, options: &Options) -> Result<(), StoreError>
                 )));
             }
             None => {
-                for statement in migration.statements(name) {
-                    run(session, options, statement).await?;
+                if !is_added(session, options, migration).await? {
+                    for statement in migration.statements(name) {
+                        run(session, options, statement).await?;
+                    }
                 }
                 let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
                 run(session, options, migration.note(name, now_ms)).await?;
@@ -76,6 +78,15 @@ async fn migrate(session: &Session, options: &Options) -> Result<(), StoreError>
         }
     }
     Ok(())
+}
+
+/// The column that a migration adds is there already.
+async fn is_added(session: &Session, options: &Options, migration: &Migration) -> Result<bool, StoreError> {
+    let Some((table, column)) = migration.adds else { return Ok(false) };
+    let query =
+        "SELECT column_name FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ? AND column_name = ?";
+    let values = (&options.address.keyspace, table, column);
+    Ok(!select::<(String,)>(session, options, query.to_owned(), values).await?.is_empty())
 }
 
 /// With several data centres, one must be named: a local quorum of one does not see what one of another wrote.

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use protocol::snowflake;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::engine::{Engine, soon};
 use super::link::{Deadline, Failure};
 use super::statements::Statements;
 use crate::seqs::{block, block_start, bucket, first_hole, is_nearer_end};
-use crate::{LogState, Record, SLOTS, StoreError, room_slot};
+use crate::{LogState, Record, SLOTS, StoreError, StoredKey, room_slot};
 
 /// Messages that are fetched at once: with the largest bodies a few megabytes.
 const PAGE: u64 = 512;
+/// Keys that are fetched at once.
+const KEYS_PAGE: i32 = 4096;
 /// Slots that are looked through at once for rooms.
 const AT_ONCE: u32 = 64;
 
@@ -122,6 +125,67 @@ impl Engine {
                     records.push(Record::decode(bytes).map_err(|error| self.unreadable(room, &error))?);
                 }
                 Ok(records)
+            })
+            .await
+    }
+
+    /// The keys of the messages from `first` on that were taken after `since_ms`, ascending. None when some of these may
+    /// have been stored without their keys beside them.
+    pub async fn keys(
+        &self,
+        room: &Arc<str>,
+        first: u64,
+        since_ms: u64,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<StoredKey>>, StoreError> {
+        if self.keys_since_ms > since_ms {
+            return Ok(None);
+        }
+        let state = self.open(room, deadline).await?.state;
+        let (first, mut from) = (first.max(1), state.last_id as i64);
+        let mut keys = Vec::new();
+        'log: for number in (bucket(first)..=bucket(state.last_seq)).rev() {
+            loop {
+                let page = self.keys_page(room, number, from, deadline).await?;
+                for &(id, seq, key) in &page {
+                    // An id's time is not before that of its message.
+                    if seq < first || snowflake::time_ms(id) <= since_ms {
+                        break 'log;
+                    }
+                    keys.extend(key);
+                    from = id as i64 - 1;
+                }
+                if page.len() < KEYS_PAGE as usize {
+                    break;
+                }
+            }
+            from = i64::MAX;
+        }
+        keys.reverse();
+        Ok(Some(keys))
+    }
+
+    /// Id, seq and key of messages of a bucket, from an id downwards.
+    async fn keys_page(
+        &self,
+        room: &str,
+        bucket: u64,
+        from: i64,
+        deadline: Deadline,
+    ) -> Result<Vec<(u64, u64, Option<StoredKey>)>, StoreError> {
+        self.link
+            .until(deadline, async |wired| {
+                let rows = wired.rows(&wired.statements.keys_down_from, (room, bucket as i64, from, KEYS_PAGE)).await?;
+                let mut page = Vec::with_capacity(rows.rows_num());
+                for row in rows.rows::<(i64, i64, Option<&[u8]>)>().map_err(Failure::new)? {
+                    let (id, seq, key) = row.map_err(Failure::new)?;
+                    let (id, seq) = (id as u64, seq as u64);
+                    let key = key.map(|key| StoredKey::decode(seq, key)).transpose();
+                    let damaged =
+                        |what| StoreError::BadRecord { message: format!("the key of message {seq} is {what}") };
+                    page.push((id, seq, key.map_err(|what| self.unreadable(room, &damaged(what)))?));
+                }
+                Ok(page)
             })
             .await
     }

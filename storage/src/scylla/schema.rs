@@ -10,27 +10,43 @@ pub struct Migration {
     pub name: &'static str,
     /// CQL statements, `$keyspace` standing for the keyspace.
     statements: &'static [&'static str],
+    /// Table and column that its only statement adds. There is no `IF NOT EXISTS` for that everywhere, and a start that
+    /// was killed half way begins again.
+    pub adds: Option<(&'static str, &'static str)>,
 }
 
 /// Every step there is.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "logs and their messages",
-    statements: &[
-        // What was said. A partition is one bucket of a log, 65,536 messages; `record` is the relay's own versioned form.
-        "CREATE TABLE IF NOT EXISTS $keyspace.messages (room text, bucket bigint, id bigint, seq bigint, record blob, PRIMARY KEY ((room, bucket), id))",
-        // The id of the first message of every 1,024, so that every seq is found.
-        "CREATE TABLE IF NOT EXISTS $keyspace.blocks (room text, bucket bigint, block bigint, id bigint, PRIMARY KEY ((room, bucket), block))",
-        // What is known of a log beside its messages, by the slot of its room's name: its epoch and when it was made, the
-        // owner's term in which it was last fenced, and the high-water mark: seq and id of a message that was acked, and from when on it may have expired.
-        // `term`: the owner that may make logs in this slot.
-        "CREATE TABLE IF NOT EXISTS $keyspace.logs (slot int, room text, term bigint static, epoch bigint, created_ms bigint, fenced bigint, seq bigint, id bigint, expires_ms bigint, PRIMARY KEY (slot, room))",
-        // Numbers by name: the epoch of logs that were never written, how far each node's ids are reserved.
-        "CREATE TABLE IF NOT EXISTS $keyspace.settings (name text PRIMARY KEY, value bigint)",
-        // Who may write: term and last write timestamp (microseconds), how often it was renewed.
-        "CREATE TABLE IF NOT EXISTS $keyspace.leases (scope text PRIMARY KEY, term bigint, until bigint, renewals bigint, holder text)",
-    ],
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "logs and their messages",
+        adds: None,
+        statements: &[
+            // What was said. A partition is one bucket of a log, 65,536 messages; `record` is the relay's own versioned form.
+            "CREATE TABLE IF NOT EXISTS $keyspace.messages (room text, bucket bigint, id bigint, seq bigint, record blob, PRIMARY KEY ((room, bucket), id))",
+            // The id of the first message of every 1,024, so that every seq is found.
+            "CREATE TABLE IF NOT EXISTS $keyspace.blocks (room text, bucket bigint, block bigint, id bigint, PRIMARY KEY ((room, bucket), block))",
+            // What is known of a log beside its messages, by the slot of its room's name: its epoch and when it was made, the
+            // owner's term in which it was last fenced, and the high-water mark: seq and id of a message that was acked, and from when on it may have expired.
+            // `term`: the owner that may make logs in this slot.
+            "CREATE TABLE IF NOT EXISTS $keyspace.logs (slot int, room text, term bigint static, epoch bigint, created_ms bigint, fenced bigint, seq bigint, id bigint, expires_ms bigint, PRIMARY KEY (slot, room))",
+            // Numbers by name: the epoch of logs that were never written, how far each node's ids are reserved.
+            "CREATE TABLE IF NOT EXISTS $keyspace.settings (name text PRIMARY KEY, value bigint)",
+            // Who may write: term and last write timestamp (microseconds), how often it was renewed.
+            "CREATE TABLE IF NOT EXISTS $keyspace.leases (scope text PRIMARY KEY, term bigint, until bigint, renewals bigint, holder text)",
+        ],
+    },
+    Migration {
+        number: 2,
+        name: "keys beside messages",
+        adds: Some(("messages", "idempotency_key")),
+        statements: &[
+            // The idempotency key of a message, with its id, its time and a hash of its body as it was sent, so that the keys of the newest
+            // messages are found without reading their bodies. Records are of version 2 from here on.
+            "ALTER TABLE $keyspace.messages ADD idempotency_key blob",
+        ],
+    },
+];
 
 /// Tables whose rows live as long as `--retention-s` says.
 pub const AGING: [&str; 2] = ["messages", "blocks"];
@@ -109,7 +125,11 @@ mod tests {
     #[test]
     fn released_migrations_keep_their_checksums() {
         let checksums: Vec<_> = MIGRATIONS.iter().map(|m| (m.number, m.checksum())).collect();
-        assert_eq!(checksums, [(1, 3_560_340_920)], "a migration may not be changed: add another one");
+        assert_eq!(
+            checksums,
+            [(1, 3_560_340_920), (2, 1_135_517_786)],
+            "a migration may not be changed: add another one"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub struct Statements {
     pub last_message: PreparedStatement,
     pub messages_from: PreparedStatement,
     pub messages_down_from: PreparedStatement,
+    pub keys_down_from: PreparedStatement,
     pub block: PreparedStatement,
     pub delete_after: PreparedStatement,
     pub facts: PreparedStatement,
@@ -61,7 +62,7 @@ impl Statements {
             Ok::<_, PrepareError>(statement)
         };
         let insert_message = plain(format!(
-            "INSERT INTO {k}.messages (room, bucket, id, seq, record) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
+            "INSERT INTO {k}.messages (room, bucket, id, seq, record, idempotency_key) VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
         ))
         .await?;
         Ok(Self {
@@ -81,6 +82,10 @@ impl Statements {
             .await?,
             messages_down_from: plain(format!(
                 "SELECT record FROM {k}.messages WHERE room = ? AND bucket = ? AND id <= ? ORDER BY id DESC LIMIT ?"
+            ))
+            .await?,
+            keys_down_from: plain(format!(
+                "SELECT id, seq, idempotency_key FROM {k}.messages WHERE room = ? AND bucket = ? AND id <= ? ORDER BY id DESC LIMIT ?"
             ))
             .await?,
             block: plain(format!("SELECT id FROM {k}.blocks WHERE room = ? AND bucket = ? AND block = ?")).await?,

@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use protocol::Content;
+use protocol::{Content, OwnedParts};
 use storage::scylla::{Options as ScyllaOptions, ScyllaStore};
-use storage::{Append, Kind, Record, Store};
+use storage::{Append, Key, Kind, Record, Store};
 
 /// A record whose id and body follow from its seq.
 pub fn record(seq: u64) -> Record {
@@ -19,11 +19,14 @@ pub fn sized(seq: u64, bytes: usize) -> Record {
         kind: Kind::Message,
         seq,
         id: id(seq),
-        time_ms: 1_800_000_000_000 + seq,
+        time_ms: 4_000_000_000_000 + seq,
         sender: format!("user{}", seq % 7).into(),
         content: Content::Text,
         body: (0..bytes).map(|at| (seq as usize * 31 + at * 7) as u8).collect(),
-        key: seq.is_multiple_of(2).then_some(u128::from(seq) << 64 | 5),
+        key: seq
+            .is_multiple_of(2)
+            .then_some(Key { hash: u128::from(seq) << 64 | 5, body: (!seq.is_multiple_of(6)).then_some(seq * 7) }),
+        parts: OwnedParts::default(),
     }
 }
 

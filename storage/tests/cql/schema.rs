@@ -29,7 +29,27 @@ fn a_keyspace_made_by_hand_or_by_the_first_relay_is_opened_again() {
             fill(&store, "room", last - 2, last);
             assert_whole(&store, "room", last);
         }
-        assert_eq!(driver.count(&format!("{name}.migrations")), 1);
+        assert_eq!(driver.count(&format!("{name}.migrations")), schema::MIGRATIONS.len() as u64);
+    }
+}
+
+#[test]
+fn a_keyspace_without_keys_gets_them_even_if_a_start_was_killed_in_the_middle_of_that() {
+    let node = Node::shared().address();
+    let driver = Driver::connect(node);
+    for (name, is_half_done) in [("without_keys", false), ("half_done", true)] {
+        fill(&open_keyspace(node, name), "room", 1, 6);
+        driver.run(&format!("DELETE FROM {name}.migrations WHERE number = 2"));
+        if !is_half_done {
+            driver.run(&format!("ALTER TABLE {name}.messages DROP idempotency_key"));
+            driver.run(&format!("DELETE FROM {name}.settings WHERE name = 'keys since'"));
+        }
+        let store = open_keyspace(node, name);
+        fill(&store, "room", 7, 12);
+        assert_whole(&store, "room", 12);
+        let seqs: Vec<_> = store.keys("room", 1, 0).unwrap().iter().map(|stored| stored.seq).collect();
+        assert_eq!(seqs, [2, 4, 6, 8, 10, 12], "{name}");
+        assert_eq!(driver.count(&format!("{name}.migrations")), schema::MIGRATIONS.len() as u64);
     }
 }
 

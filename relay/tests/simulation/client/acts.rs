@@ -51,7 +51,8 @@ impl Client {
                     self.publish(&mut conn, room, env);
                 }
             }
-            50..60 => self.repeat(&mut conn, env),
+            50..57 => self.repeat(&mut conn, env),
+            57..60 => self.contradict(&mut conn, env),
             60..78 => {
                 let room = Self::room(env);
                 self.join(&mut conn, room, env);
@@ -80,6 +81,7 @@ impl Client {
         let mut conn = Conn::new(id, offers_deflate, env);
         let (path, subprotocol) = match self.dialect {
             Dialect::Native => (native::PATH, env.rng.bool().then_some(native::SUBPROTOCOL)),
+            Dialect::NativeParts => (native::PATH, Some(native::SUBPROTOCOL_PARTS)),
             Dialect::Centrifuge => (centrifuge::PATH, None),
         };
         let mut head = Vec::new();
@@ -140,19 +142,34 @@ impl Client {
     }
 
     fn publish(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
+        let key = env.rng.bool().then(|| format!("key-{}.{}", self.index, self.published + 1));
+        self.publish_new(conn, &room, key, env);
+    }
+
+    /// Another message with a key that was used before.
+    fn contradict(&mut self, conn: &mut Conn, env: &mut Env) {
+        if self.repeatable.is_empty() {
+            return;
+        }
+        let first = env.oracle.sent(&self.repeatable[env.rng.usize(..self.repeatable.len())]);
+        let (room, key) = (first.room.clone(), first.key.clone());
+        self.publish_new(conn, &room, key, env);
+    }
+
+    fn publish_new(&mut self, conn: &mut Conn, room: &Arc<str>, key: Option<String>, env: &mut Env) {
         self.published += 1;
-        let kinds = if self.dialect == Dialect::Native { 3 } else { 2 };
-        let content = Content::from_u8(env.rng.u8(..kinds)).expect("three kinds");
+        let is_json = self.dialect == Dialect::Centrifuge;
+        let content = if is_json { Content::Json } else { Content::from_u8(env.rng.u8(..3)).expect("three kinds") };
         let name = format!("{}.{}", self.index, self.published);
         let most = env.plan.limits.body_bytes_max;
         let filler = if env.rng.u8(..100) == 0 { most } else { env.rng.usize(..=most - name.len() - 8) };
         let filler = "é".repeat(filler / 2);
         let body = match content {
             Content::Text => format!("{name} {filler}").into_bytes(),
+            Content::Json if env.rng.bool() => format!("\"{name} {filler}\"").into_bytes(),
             Content::Json => format!("[{name:?},{filler:?}]").into_bytes(),
             Content::Binary => [b"\xff", name.as_bytes(), b"\n", filler.as_bytes()].concat(),
         };
-        let key = env.rng.bool().then(|| format!("key-{name}"));
         if key.is_some() {
             self.repeatable.push(body.clone());
             if self.repeatable.len() > REPEATABLE_MAX {
@@ -160,7 +177,8 @@ impl Client {
             }
         }
         let user = &self.user;
-        env.oracle.attempt(&body, || Sent::new(&room, user, key.clone(), content));
+        let client = env.client_id(conn.id);
+        env.oracle.attempt(&body, client, || Sent::new(room, user, key, content));
         self.send(conn, body, env);
     }
 
@@ -171,7 +189,8 @@ impl Client {
         }
         env.meet("a repeat");
         let body = self.repeatable[env.rng.usize(..self.repeatable.len())].clone();
-        env.oracle.attempt(&body, || unreachable!("it was sent before"));
+        let client = env.client_id(conn.id);
+        env.oracle.attempt(&body, client, || unreachable!("it was sent before"));
         self.send(conn, body, env);
     }
 
@@ -184,7 +203,7 @@ impl Client {
             body: body.into(),
             key: key.map(Into::into),
         };
-        if self.dialect == Dialect::Native && env.rng.u8(..10) == 0 {
+        if self.dialect != Dialect::Centrifuge && env.rng.u8(..10) == 0 {
             env.trace.add(|| format!("client {} publishes without a tag to {room}", self.index));
             conn.untagged += 1;
             return conn.request(self.dialect, 0, publish(body), env);
@@ -303,7 +322,7 @@ impl Client {
             return;
         }
         conn.misbehaved = true;
-        let opcode = if self.dialect == Dialect::Native { Opcode::Binary } else { Opcode::Text };
+        let opcode = if self.dialect == Dialect::Centrifuge { Opcode::Text } else { Opcode::Binary };
         let size = if env.rng.bool() { 10 } else { env.plan.limits.frame_bytes_max + 1 };
         match env.rng.u8(..3) {
             // A block of the reserved kind.
