@@ -173,7 +173,9 @@ impl Room {
     pub fn load(name: Arc<str>, log: Log, shards: usize) -> Self {
         let Log { state, tail, keys } = log;
         let mut dedupe = Dedupe::default();
-        keys.iter().for_each(|key| dedupe.insert(key));
+        for key in &keys {
+            dedupe.insert(key);
+        }
         Self {
             name,
             epoch: state.epoch,

@@ -5,6 +5,7 @@ use storage::{Append, Concurrent, Done, Fault, FaultyStore, Key, Kind, LogState,
 use super::read::read;
 use super::*;
 use crate::dedupe::WINDOW_MS;
+use crate::room::Log;
 
 /// Nothing takes this long unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -37,12 +37,12 @@ impl Client {
     /// Opens a TCP connection with a kernel receive buffer of so many bytes and shakes hands. `Err` has the answer of a
     /// relay that refuses, or says how the attempt ended.
     pub fn try_open(address: SocketAddr, path: &str, receive_bytes: Option<usize>) -> Result<Self, String> {
-        Self::shake_hands(address, path, receive_bytes, false)
+        Self::shake_hands(address, (path, None), receive_bytes, false)
     }
 
     fn shake_hands(
         address: SocketAddr,
-        path: &str,
+        (path, subprotocol): (&str, Option<&str>),
         receive_bytes: Option<usize>,
         offers_deflate: bool,
     ) -> Result<Self, String> {
@@ -55,7 +55,7 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut request = Vec::new();
-        handshake::request("relay", path, None, offers_deflate, KEY, &mut request);
+        handshake::request("relay", path, subprotocol, offers_deflate, KEY, &mut request);
         stream.write_all(&request).map_err(|error| error.to_string())?;
         let mut head = Vec::new();
         let used = loop {
@@ -101,8 +101,14 @@ impl Client {
 
     /// A connected native client whose messages may be deflated.
     pub fn deflating(address: SocketAddr, user: &str) -> Self {
-        let client = Self::shake_hands(address, native::PATH, None, true);
+        let client = Self::shake_hands(address, (native::PATH, None), None, true);
         client.unwrap_or_else(|why| panic!("cannot connect: {why}")).connected(user)
+    }
+
+    /// A native client that asks for the parts of messages, on which nothing was said yet.
+    pub fn asking_for_parts(address: SocketAddr) -> Self {
+        let client = Self::shake_hands(address, (native::PATH, Some(native::SUBPROTOCOL_PARTS)), None, false);
+        client.unwrap_or_else(|why| panic!("cannot connect: {why}"))
     }
 
     /// Sends connect and waits for its reply.

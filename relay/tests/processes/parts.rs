@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use protocol::snowflake::EPOCH_MS;
-use protocol::{ClientId, Command, Content, Kind, NewParts, OwnedParts, Page, Start, native};
+use protocol::{ClientId, Command, Content, Kind, NewParts, OwnedParts, Page, Start};
 use serde_json::json;
 use storage::{Append, EmbeddedStore, Options, Record, Store};
 
@@ -52,8 +52,7 @@ fn parts_reach_those_who_ask_and_an_unknown_kind_is_not_shown_as_something_said(
     assert_eq!(lines.iter().map(|line| line.kind).collect::<Vec<_>>(), [Kind::Message, Kind::Other(1), Kind::Message]);
     assert!(lines.iter().all(|line| line.parts.get().is_empty()), "nobody asked for them");
 
-    let asking = Client::try_open(relay.address, native::PATH, Some(native::SUBPROTOCOL_PARTS)).unwrap();
-    let mut asking = asking.connected("asking");
+    let mut asking = Client::asking_for_parts(relay.address).connected("asking");
     asking.join("r", Start::Recent(10));
     let lines = asking.lines(3);
     assert_eq!(lines[0].parts, parts);
@@ -77,7 +76,7 @@ fn a_client_is_known_by_the_id_of_its_connect_reply_and_by_another_after_a_resta
     for _ in 0..2 {
         // The one connection of one shard: its session has the same number each time.
         let relay = Relay::on(dir.path(), &["--shards", "1"]);
-        let mut asking = Client::try_open(relay.address, native::PATH, Some(native::SUBPROTOCOL_PARTS)).unwrap();
+        let mut asking = Client::asking_for_parts(relay.address);
         let Event::Connected { client, session } = asking.call(Command::Connect { user: None, device: None }) else {
             panic!("not connected")
         };

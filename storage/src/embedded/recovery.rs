@@ -79,6 +79,8 @@ fn no_marks(layout: &Layout) -> StoreError {
 fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: bool) -> Result<Opened, StoreError> {
     let dir = &layout.dir;
     let tree = Tree::open(&layout.tree, options)?;
+    // A journal that was cut off may have held keys of records that are in tables.
+    let was_cut = layout.salvage.exists();
     let (store_epoch, keys_since_ms) = read_settings(dir, &tree)?;
     let losses = find_losses(dir, &tree, marks, thorough)?;
     if let Some(first) = losses.first() {
@@ -94,8 +96,21 @@ fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: boo
         gone_is_fine(std::fs::remove_dir_all(&layout.salvage)).map_err(|error| from_io(dir, error))?;
     }
     let store_epoch = store_epoch.map_or_else(|| tree.write_settings(dir), Ok)?;
+    let keys_since_ms = if was_cut { keys_since(dir, &tree, keys_since_ms)? } else { keys_since_ms };
     let marks = Marks::start(&layout.marks, marks).map_err(|error| from_io(dir, error))?;
     Ok(Opened { tree, marks, store_epoch, keys_since_ms })
+}
+
+/// Lets the keys of all messages that were taken until now be found in their records.
+fn keys_since(dir: &Path, tree: &Tree, before_ms: u64) -> Result<u64, StoreError> {
+    let since_ms = tree.setting(dir, layout::RESERVED)?.unwrap_or(0).max(now_ms());
+    if before_ms >= since_ms {
+        return Ok(before_ms);
+    }
+    let mut batch = tree.batch(1);
+    batch.insert(&tree.rows, layout::KEYS_SINCE, since_ms.to_be_bytes());
+    batch.commit().map_err(|error| from_fjall(dir, error))?;
+    Ok(since_ms)
 }
 
 fn gone_is_fine(outcome: std::io::Result<()>) -> std::io::Result<()> {

@@ -10,6 +10,7 @@ use crate::StoreError;
 /// The archive. It is not written any more, but for tests.
 #[derive(rkyv::Archive)]
 #[cfg_attr(test, derive(rkyv::Serialize))]
+#[cfg_attr(not(test), expect(dead_code, reason = "only its archived form is read"))]
 pub(super) struct Fields<'a> {
     pub seq: u64,
     pub id: u64,

@@ -40,7 +40,9 @@ impl Row {
         let start = bytes.len();
         record.encode(bytes);
         let end = bytes.len();
-        StoredKey::of(record).into_iter().for_each(|key| key.encode(bytes));
+        if let Some(key) = StoredKey::of(record) {
+            key.encode(bytes);
+        }
         Self { id: record.id as i64, seq: record.seq as i64, record: start..end, key: end..bytes.len() }
     }
 }
