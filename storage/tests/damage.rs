@@ -104,9 +104,8 @@ fn assert_goes_on(fixture: &Fixture, kept: u64) {
         (record.id, record.key) = (id(WRITTEN + record.seq), None);
     }
     store.append(&[next]).unwrap();
-    let seqs = |since_ms| -> Vec<u64> {
-        store.keys("room", 1, since_ms).unwrap().iter().map(|stored| stored.seq).collect()
-    };
+    let seqs =
+        |since_ms| -> Vec<u64> { store.keys("room", 1, since_ms).unwrap().iter().map(|stored| stored.seq).collect() };
     assert!(seqs(0).into_iter().eq((2..=kept).step_by(2)), "the keys of what is left are known");
     let later = seqs(record(1).time_ms - 1);
     assert!(later.iter().all(|&seq| seq <= kept), "and those of lost messages are free again: {later:?}");

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use protocol::frame::{Decoder, Deflater, Role, write_close};
 use protocol::handshake::{self, Request as Upgrading};
-use protocol::{
-    ClientId, Command, Content, Dialect, ErrorCode, Event, Kind, Message, Page, Parts, Start, native,
-};
+use protocol::{ClientId, Command, Content, Dialect, ErrorCode, Event, Kind, Message, Page, Parts, Start, native};
 
 use crate::deflate::alter;
 

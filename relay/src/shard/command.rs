@@ -246,9 +246,8 @@ impl Shard {
             Command::Publish { content, body, key, .. } => {
                 self.check_publish(session, *content, body, key.as_deref())?;
                 let content = *content;
-                let key = key
-                    .as_deref()
-                    .map(|key| Key { hash: key_hash(&user, key), body: Some(body_hash(content, body)) });
+                let key =
+                    key.as_deref().map(|key| Key { hash: key_hash(&user, key), body: Some(body_hash(content, body)) });
                 let client = dialect.names_clients().then(|| self.client_id(session.id));
                 let parts = NewParts { client, ..NewParts::default() }.pack();
                 Ask::Publish { content, body: Box::from(&**body), key, parts }

@@ -143,11 +143,8 @@ impl Shard {
         let before = room.durable;
         room.stored(self.now.us, self.setup.limits.tail_messages_max, |waiter, Known { seq, id, differs }| {
             let room = name.clone();
-            let reply = if differs {
-                Mesh::KeyTaken { waiter, room, seq, id }
-            } else {
-                Mesh::Acked { waiter, room, seq, id }
-            };
+            let reply =
+                if differs { Mesh::KeyTaken { waiter, room, seq, id } } else { Mesh::Acked { waiter, room, seq, id } };
             self.reply(waiter, reply);
         });
         self.stats.stored += room.durable - before;

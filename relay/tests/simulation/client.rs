@@ -204,7 +204,7 @@ impl Client {
             (asked, Heard::Refused { code }) => self.refused(conn, asked, code, env),
             (Asked::Connect, Heard::Connected { user, client }) => {
                 assert!(user == self.user, "taken for {user}");
-                assert!(client == env.client_id(conn.id).to_string(), "{:?} is client {client}", conn.id);
+                assert!(client == conn.client.to_string(), "{:?} is client {client}", conn.id);
             }
             (
                 Asked::Join { room, start, real },

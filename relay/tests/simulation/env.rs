@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use protocol::ClientId;
 use protocol::frame::{Deflater, Inflater};
 use protocol::snowflake::EPOCH_MS;
 use relay::ids::SessionId;
@@ -40,11 +39,6 @@ pub struct Env {
 impl Env {
     pub fn meet(&mut self, what: &'static str) {
         *self.met.entry(what).or_default() += 1;
-    }
-
-    /// What a connection to the process that runs is known by.
-    pub fn client_id(&self, id: SessionId) -> ClientId {
-        ClientId::new(id.0, self.nonce)
     }
 
     /// True in `percent` of the cases.

@@ -177,8 +177,7 @@ impl Client {
             }
         }
         let user = &self.user;
-        let client = env.client_id(conn.id);
-        env.oracle.attempt(&body, client, || Sent::new(room, user, key, content));
+        env.oracle.attempt(&body, conn.client, || Sent::new(room, user, key, content));
         self.send(conn, body, env);
     }
 
@@ -189,8 +188,7 @@ impl Client {
         }
         env.meet("a repeat");
         let body = self.repeatable[env.rng.usize(..self.repeatable.len())].clone();
-        let client = env.client_id(conn.id);
-        env.oracle.attempt(&body, client, || unreachable!("it was sent before"));
+        env.oracle.attempt(&body, conn.client, || unreachable!("it was sent before"));
         self.send(conn, body, env);
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::frame::{self, Decoder, Opcode, Role};
-use protocol::{Command, Dialect, Page, Request, Start};
+use protocol::{ClientId, Command, Dialect, Page, Request, Start};
 use relay::config::Limits;
 use relay::ids::SessionId;
 
@@ -80,6 +80,8 @@ pub struct Place {
 /// One connection, from the client's side.
 pub struct Conn {
     pub id: SessionId,
+    /// What others know it by.
+    pub client: ClientId,
     pub key: [u8; 16],
     /// The response head so far; None once it was read.
     pub head: Option<Vec<u8>>,
@@ -109,6 +111,7 @@ impl Conn {
     pub fn new(id: SessionId, offers_deflate: bool, env: &mut Env) -> Self {
         Self {
             id,
+            client: ClientId::new(id.0, env.nonce),
             key: env.rng.u128(..).to_ne_bytes(),
             head: Some(Vec::new()),
             decoder: Decoder::new(Role::Client, 1 << 30),
