@@ -139,8 +139,7 @@ impl Shard {
     }
 
     fn on_appended(&mut self, index: u32, room: &mut Room) {
-        let (was_cut, name) = (room.cut == room.durable, room.name.clone());
-        let before = room.durable;
+        let (was_cut, before, name) = (room.cut == room.durable, room.durable, room.name.clone());
         room.stored(self.now.us, self.setup.limits.tail_messages_max, |waiter, Known { seq, id, differs }| {
             let room = name.clone();
             let reply =

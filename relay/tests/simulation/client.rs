@@ -203,8 +203,7 @@ impl Client {
         match (asked, heard) {
             (asked, Heard::Refused { code }) => self.refused(conn, asked, code, env),
             (Asked::Connect, Heard::Connected { user, client }) => {
-                assert!(user == self.user, "taken for {user}");
-                assert!(client == conn.client.to_string(), "{:?} is client {client}", conn.id);
+                assert!(user == self.user && client == conn.client.to_string(), "taken for {user}, client {client}");
             }
             (
                 Asked::Join { room, start, real },

@@ -56,7 +56,7 @@ impl Sabotage {
         }
     }
 
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,
         Self::SwapRecords,

@@ -1,0 +1,121 @@
+use super::*;
+
+const RATE: Rate = Rate { per_s: 1000, burst: 1000 };
+
+fn room() -> Room {
+    let state = LogState { epoch: 7, last_seq: 0, last_id: 0 };
+    Room::load("r".into(), Log { state, tail: Vec::new(), keys: Vec::new() }, 1)
+}
+
+fn publish(user: &str, key: Option<u128>, tag: u32) -> Publish {
+    let waiter = Waiter { session: SessionId(1), tag };
+    let key = key.map(|hash| Key { hash, body: Some(1) });
+    let parts = OwnedParts::default();
+    Publish { user: user.into(), content: Content::Text, body: (*b"x").into(), key, parts, waiter }
+}
+
+/// The same key for another body.
+fn other(hash: u128, tag: u32) -> Publish {
+    Publish { key: Some(Key { hash, body: Some(2) }), ..publish("a", None, tag) }
+}
+
+fn acked(room: &mut Room) -> Vec<(u32, u64)> {
+    let mut acks = Vec::new();
+    room.stored(0, 4, |waiter, known| {
+        assert!(!known.differs);
+        acks.push((waiter.tag, known.seq));
+    });
+    acks
+}
+
+#[test]
+fn one_append_flies_at_a_time_and_acks_come_in_order() {
+    let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+    assert_eq!(room.publish(publish("a", None, 1), RATE, 10, 0), Verdict::Pending);
+    let append = room.form_append(&mut ids, (0, 0), 10).unwrap();
+    assert_eq!((append.epoch, append.records.len(), append.records[0].seq), (7, 1, 1));
+    assert_eq!(room.publish(publish("b", None, 2), RATE, 10, 0), Verdict::Pending);
+    assert!(room.form_append(&mut ids, (0, 0), 10).is_none());
+    assert_eq!(acked(&mut room), [(1, 1)]);
+    assert_eq!(room.form_append(&mut ids, (0, 0), 10).unwrap().records[0].seq, 2);
+    assert_eq!(acked(&mut room), [(2, 2)]);
+}
+
+#[test]
+fn a_repeated_key_waits_for_the_first_whether_pending_flying_or_stored() {
+    let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+    for tag in [1, 2] {
+        assert_eq!(room.publish(publish("a", Some(9), tag), RATE, 10, 0), Verdict::Pending);
+    }
+    assert_eq!(room.form_append(&mut ids, (0, 0), 10).unwrap().records.len(), 1);
+    assert_eq!(room.publish(publish("a", Some(8), 3), RATE, 10, 0), Verdict::Pending);
+    assert_eq!(room.publish(publish("a", Some(9), 4), RATE, 10, 0), Verdict::Pending);
+    assert_eq!(acked(&mut room), [(1, 1), (2, 1), (4, 1)]);
+    assert!(matches!(room.publish(publish("a", Some(9), 5), RATE, 10, 0), Verdict::Repeat { seq: 1, .. }));
+    room.form_append(&mut ids, (0, 0), 10).unwrap();
+    assert_eq!(acked(&mut room), [(3, 2)]);
+}
+
+#[test]
+fn a_key_with_another_body_hears_where_the_first_is_stored_and_what_became_of_it() {
+    let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+    room.publish(publish("a", Some(9), 1), RATE, 10, 0);
+    assert_eq!(room.publish(other(9, 2), RATE, 10, 0), Verdict::Pending);
+    room.form_append(&mut ids, (0, 0), 10).unwrap();
+    assert_eq!(room.publish(other(9, 3), RATE, 10, 0), Verdict::Pending);
+    let mut told = Vec::new();
+    room.stored(0, 4, |waiter, Known { seq, differs, .. }| told.push((waiter.tag, seq, differs)));
+    assert_eq!(told, [(1, 1, false), (2, 1, true), (3, 1, true)]);
+    assert!(matches!(room.publish(other(9, 4), RATE, 10, 0), Verdict::KeyTaken { seq: 1, .. }));
+    assert!(matches!(room.publish(publish("a", Some(9), 5), RATE, 10, 0), Verdict::Repeat { seq: 1, .. }));
+    assert!(!room.has_pending(), "nothing more was taken");
+
+    room.publish(publish("a", Some(8), 6), RATE, 10, 0);
+    room.publish(other(8, 7), RATE, 10, 0);
+    let mut told = Vec::new();
+    room.give_up(10, 10, |waiter, unknown| told.push((waiter.tag, unknown)));
+    assert_eq!(told, [(6, false), (7, false)], "without the first, nobody knows where the key is");
+    assert_eq!(room.publish(other(8, 8), RATE, 10, 0), Verdict::Pending, "and it is free");
+}
+
+#[test]
+fn a_full_room_is_busy_and_a_fast_user_is_limited() {
+    let mut room = room();
+    assert_eq!(room.publish(publish("a", None, 1), RATE, 1, 0), Verdict::Pending);
+    assert_eq!(room.publish(publish("a", None, 2), RATE, 1, 0), Verdict::Busy);
+    let slow = Rate { per_s: 2, burst: 1 };
+    assert_eq!(room.publish(publish("b", None, 3), slow, 10, 0), Verdict::Pending);
+    assert_eq!(room.publish(publish("b", None, 4), slow, 10, 0), Verdict::RateLimited { retry_after_ms: 500 });
+    assert_eq!(room.publish(publish("b", None, 5), slow, 10, 500_000), Verdict::Pending);
+}
+
+#[test]
+fn who_waits_too_long_hears_busy_before_a_seq_and_unknown_after() {
+    let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+    room.publish(publish("a", Some(1), 1), RATE, 10, 0);
+    room.form_append(&mut ids, (0, 0), 10).unwrap();
+    room.publish(publish("a", Some(2), 2), RATE, 10, 0);
+    let mut told = Vec::new();
+    room.give_up(10, 10, |waiter, unknown| told.push((waiter.tag, unknown)));
+    assert_eq!(told, [(2, false), (1, true)]);
+    assert_eq!(acked(&mut room), []);
+    assert!(matches!(room.publish(publish("a", Some(1), 3), RATE, 10, 0), Verdict::Repeat { seq: 1, .. }));
+    assert_eq!(room.publish(publish("a", Some(2), 4), RATE, 10, 0), Verdict::Pending);
+}
+
+#[test]
+fn the_tail_keeps_what_is_not_cut() {
+    let (mut room, mut ids) = (room(), Snowflake::new(0, 0, 0));
+    for tag in 0..10 {
+        room.publish(publish("a", None, tag), RATE, 100, 0);
+    }
+    room.form_append(&mut ids, (0, 0), 100).unwrap();
+    acked(&mut room);
+    assert_eq!((room.tail_first(), room.durable, room.cut), (1, 10, 0));
+    room.cut = 10;
+    room.publish(publish("a", None, 1), RATE, 100, 0);
+    room.form_append(&mut ids, (0, 0), 100).unwrap();
+    acked(&mut room);
+    assert_eq!(room.tail_first(), 8);
+    assert_eq!(room.tail(9, 11).iter().map(|r| r.seq).collect::<Vec<_>>(), [9, 10, 11]);
+}
