@@ -51,7 +51,9 @@ fn mount_unmount(client: &mut Client, room: &str, in_one_frame: bool) -> [Value;
     if in_one_frame {
         client.frame(Opcode::Text, commands.join("\n").as_bytes()).unwrap();
     } else {
-        commands.iter().for_each(|command| client.frame(Opcode::Text, command.as_bytes()).unwrap());
+        for command in &commands {
+            client.frame(Opcode::Text, command.as_bytes()).unwrap();
+        }
     }
     [client.next().1.json(), client.next().1.json()]
 }

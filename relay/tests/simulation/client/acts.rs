@@ -48,7 +48,7 @@ impl Client {
             0..50 => {
                 for _ in 0..env.rng.u32(1..=env.plan.burst) {
                     let room = Self::room(env);
-                    self.publish(&mut conn, room, env);
+                    self.publish(&mut conn, &room, env);
                 }
             }
             50..57 => self.repeat(&mut conn, env),
@@ -127,8 +127,8 @@ impl Client {
             let room = room.clone();
             match env.rng.u8(..8) {
                 0..3 => self.join(conn, room, env),
-                3..6 => self.leave(conn, room, env),
-                6 => self.publish(conn, room, env),
+                3..6 => self.leave(conn, &room, env),
+                6 => self.publish(conn, &room, env),
                 _ => self.history(conn, room, env),
             }
         }
@@ -137,13 +137,13 @@ impl Client {
     /// Publishes something in a room, from outside.
     pub fn speak(&mut self, room: &Arc<str>, env: &mut Env) {
         let mut conn = self.conn.take().expect("it is connected");
-        self.publish(&mut conn, room.clone(), env);
+        self.publish(&mut conn, room, env);
         self.conn = Some(conn);
     }
 
-    fn publish(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
+    fn publish(&mut self, conn: &mut Conn, room: &Arc<str>, env: &mut Env) {
         let key = env.rng.bool().then(|| format!("key-{}.{}", self.index, self.published + 1));
-        self.publish_new(conn, &room, key, env);
+        self.publish_new(conn, room, key, env);
     }
 
     /// Another message with a key that was used before.
@@ -252,10 +252,10 @@ impl Client {
             Some(room) if env.rng.u8(..4) != 0 => room.clone(),
             _ => Self::room(env),
         };
-        self.leave(conn, room, env);
+        self.leave(conn, &room, env);
     }
 
-    fn leave(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
+    fn leave(&mut self, conn: &mut Conn, room: &Arc<str>, env: &mut Env) {
         self.ask(conn, Asked::Leave { room: room.clone() }, Command::Leave { room: room.to_string().into() }, env);
     }
 
