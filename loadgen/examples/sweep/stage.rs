@@ -58,7 +58,7 @@ impl Stage {
         let _ = self.failed.set(why);
     }
     pub fn is_timed(&self, user: u32) -> bool {
-        user % (self.users() / TIMED).max(1) == 0
+        user.is_multiple_of((self.users() / TIMED).max(1))
     }
     pub fn source_of(&self, user: u32) -> Option<SocketAddr> {
         let address = self.fit.sources.get((user / self.fit.users_per_source) as usize)?;

@@ -61,7 +61,7 @@ struct Viewers<'s> {
     stage: &'s Stage,
     thread: u32,
     rings: Vec<Ring>,
-    viewers: Vec<Viewer>,
+    crowd: Vec<Viewer>,
     /// By ring and slot: the viewer's place.
     seats: Vec<Vec<u32>>,
     outgoing: HashMap<u32, Outgoing>,
@@ -94,7 +94,7 @@ struct Outgoing {
 impl<'s> Viewers<'s> {
     fn new(stage: &'s Stage, thread: u32) -> Result<Self, SetupError> {
         let numbers = (thread..stage.users()).step_by(stage.threads as usize);
-        let viewers: Vec<_> = numbers
+        let crowd: Vec<_> = numbers
             .map(|number| Viewer {
                 number,
                 at: (0, Socket { slot: 0, generation: 0 }),
@@ -105,8 +105,8 @@ impl<'s> Viewers<'s> {
             })
             .collect();
         let per_ring = usize::from(stage.fit.ring_sockets);
-        let count = viewers.len().div_ceil(per_ring).max(1);
-        let sockets = per_ring.min(viewers.len().max(1)) as u16;
+        let count = crowd.len().div_ceil(per_ring).max(1);
+        let sockets = per_ring.min(crowd.len().max(1)) as u16;
         let config = Config { sockets, recv_buffers: 128, recv_buffer_bytes: 32 << 10, queue_entries: 1_024 };
         let wake = Wake::new()?;
         let mut rings = (0..count).map(|_| Ring::new(config, &wake)).collect::<Result<Vec<_>, _>>()?;
@@ -115,7 +115,7 @@ impl<'s> Viewers<'s> {
         }
         let seats = rings.iter().map(|_| vec![u32::MAX; usize::from(sockets)]).collect();
         let heard = vec![Heard::default(); stage.seconds()];
-        Ok(Self { stage, thread, rings, viewers, seats, outgoing: HashMap::new(), heard })
+        Ok(Self { stage, thread, rings, crowd, seats, outgoing: HashMap::new(), heard })
     }
 
     /// Connects everybody and returns when all are in their rooms.
@@ -123,13 +123,13 @@ impl<'s> Viewers<'s> {
         let per_ring = usize::from(self.stage.fit.ring_sockets);
         let mut opened = 0;
         loop {
-            let joined = self.viewers.iter().filter(|viewer| viewer.phase == Phase::Joined).count();
+            let joined = self.crowd.iter().filter(|viewer| viewer.phase == Phase::Joined).count();
             self.stage.joined[self.thread as usize].store(joined as u32, Relaxed);
-            if joined == self.viewers.len() || self.stage.failed.get().is_some() {
+            if joined == self.crowd.len() || self.stage.failed.get().is_some() {
                 return;
             }
-            while opened < self.viewers.len() && opened - joined < OPENING_MAX {
-                let (viewer, ring) = (&mut self.viewers[opened], opened / per_ring);
+            while opened < self.crowd.len() && opened - joined < OPENING_MAX {
+                let (viewer, ring) = (&mut self.crowd[opened], opened / per_ring);
                 let source = self.stage.source_of(viewer.number);
                 match self.rings[ring].connect(source, self.stage.address) {
                     Ok(socket) => {
@@ -151,7 +151,7 @@ impl<'s> Viewers<'s> {
         let mut events = Vec::new();
         let mut connected = Vec::new();
         for (ring, seats) in self.rings.iter_mut().zip(&self.seats) {
-            let (viewers, stage, heard) = (&mut self.viewers, self.stage, &mut self.heard);
+            let (viewers, stage, heard) = (&mut self.crowd, self.stage, &mut self.heard);
             ring.turn(|event| match event {
                 Event::Received(socket, bytes) => {
                     let place = seats[usize::from(socket.slot)];
@@ -189,7 +189,7 @@ impl<'s> Viewers<'s> {
 
     /// The next step of a viewer on its way into its room.
     fn go_on(&mut self, place: u32) {
-        let viewer = &mut self.viewers[place as usize];
+        let viewer = &mut self.crowd[place as usize];
         let stage = self.stage;
         let mut out = Vec::new();
         match viewer.phase {
@@ -220,8 +220,8 @@ impl<'s> Viewers<'s> {
     }
 
     fn say(&mut self, line: Line) {
-        let mut body = String::from_utf8_lossy(MARK).into_owned();
-        body.push_str(&format!("{:016x} {}", line.due_ns, &FILLER[..line.filler]));
+        let mark = String::from_utf8_lossy(MARK);
+        let body = format!("{mark}{:016x} {}", line.due_ns, &FILLER[..line.filler]);
         let mut out = Vec::new();
         self.stage.dialect.publish(&self.stage.room_of(line.user), &body, &mut out);
         self.send(line.user / self.stage.threads, out);
@@ -236,7 +236,7 @@ impl<'s> Viewers<'s> {
     }
 
     fn start(&mut self, place: u32, segment: Segment, waiting: Vec<u8>) {
-        let (ring, socket) = self.viewers[place as usize].at;
+        let (ring, socket) = self.crowd[place as usize].at;
         self.rings[usize::from(ring)].send(socket, segment.clone());
         self.outgoing.insert(place, Outgoing { under_way: segment, waiting });
     }
@@ -245,7 +245,7 @@ impl<'s> Viewers<'s> {
         let taken = match outcome {
             Ok(taken) => taken,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let (ring, socket) = self.viewers[place as usize].at;
+                let (ring, socket) = self.crowd[place as usize].at;
                 return self.rings[usize::from(ring)].wait_writable(socket);
             }
             Err(error) => return self.stage.fail(format!("cannot send: {error}")),
