@@ -96,7 +96,8 @@ fn assert_goes_on(fixture: &Fixture, kept: u64) {
     assert!(store.reserved_ids().unwrap() > protocol::snowflake::time_ms(id(WRITTEN)));
     let mut reused_id = append(&store, "room", kept + 1, kept + 1);
     assert!(store.append(std::slice::from_ref(&reused_id)).is_err());
-    Arc::make_mut(&mut reused_id.records[0]).id = id(WRITTEN + 1);
+    let reused = Arc::make_mut(&mut reused_id.records[0]);
+    (reused.id, reused.key) = (id(WRITTEN + 1), None);
     store.append(std::slice::from_ref(&reused_id)).unwrap();
     let mut next = append(&store, "room", kept + 2, kept + 5);
     for record in &mut next.records {

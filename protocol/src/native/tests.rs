@@ -129,7 +129,7 @@ fn packed_messages_that_lie_are_malformed() {
     assert!(error(41, 2, &whole).contains("follow the last message"));
     assert!(error(41, 4, &whole).contains("cut off"));
     assert!(error(u64::MAX, 3, &whole).contains("past the last"));
-    assert!(error(1, 1, &[0x80, 1, 0, 0, 0, 2, 0]).contains("out of order"));
+    assert!(error(1, 1, &[0x80, 1, 0, 0, 0, 2, 0, 0]).contains("out of order"));
     assert!(error(1, 1, &[0x03, 0, 0, 0]).contains("content type"));
     assert!(error(1, 1, &[0x60, 0, 0xff, 0x7f]).contains("id out of range"));
     assert!(error(1, 1, &[0x08, 1, 3]).contains("before the start"));

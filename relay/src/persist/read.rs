@@ -71,7 +71,10 @@ pub fn open(store: &dyn Store, room: &str, tail_max: usize, now_ms: u64) -> Resu
     let state = store.open_log(room)?;
     let from_end = |count: u64| (state.last_seq + 1).saturating_sub(count).max(1);
     let tail = store.read(room, from_end(tail_max as u64), state.last_seq, tail_max)?;
-    let keys = store.keys(room, from_end(WINDOW_MESSAGES), now_ms.saturating_sub(WINDOW_MS))?;
+    let since_ms = now_ms.saturating_sub(WINDOW_MS);
+    let mut keys = store.keys(room, from_end(WINDOW_MESSAGES), since_ms)?;
+    // Those of older messages may be used again.
+    keys.retain(|stored| stored.time_ms > since_ms);
     Ok(Log { state, tail: shared(tail), keys })
 }
 

@@ -101,7 +101,7 @@ fn version_2_keeps_its_bytes() {
         "046d696e61",                       // sender
         "edfe0000000000000000000000000000", // key
         "efbe000000000000",                 // body as sent
-        "1e",                               // parts
+        "1f",                               // parts
         "01080102030405060708",
         "02027b7d",
         "03025b5d",
