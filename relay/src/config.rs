@@ -1,16 +1,18 @@
 //! Every limit of the relay: its name, unit, default and flag, in this one place.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
+use protocol::snowflake;
 
+use crate::log::Format;
 use crate::store::StoreArgs;
 
 /// What was typed for `relay serve`; [`Limits::check`] says whether it is valid.
 #[derive(Clone, Args)]
 pub struct ServeArgs {
     /// Address and port to accept WebSocket connections on; port 0 takes a free one and prints it
-    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT", value_parser = address)]
     pub listen: SocketAddr,
     #[command(flatten)]
     pub store: StoreArgs,
@@ -20,11 +22,48 @@ pub struct ServeArgs {
     /// Number of this node in the deployment, part of every message id (0 to 63)
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub node: u16,
-    /// Address and port to serve http://ADDR:PORT/metrics on, for Prometheus [default: off]
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub metrics: Option<SocketAddr>,
+    /// Address and port to answer HTTP on for those who run the relay: /metrics for Prometheus, /healthz, /readyz
+    /// [default: off]
+    #[arg(long, alias = "metrics", value_name = "ADDR:PORT", value_parser = address)]
+    pub control: Option<SocketAddr>,
+    /// How lines of the log, on stderr, look
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub log: Format,
     #[command(flatten)]
     pub limits: Limits,
+}
+
+impl ServeArgs {
+    /// Checks what is no limit; `shards` is what was typed, or the machine's cores.
+    pub fn check(&self, shards: usize) -> Result<(), Invalid> {
+        if self.node > snowflake::NODE_MAX {
+            return Err(Invalid(format!("--node is {}, but must be 0 to {}", self.node, snowflake::NODE_MAX)));
+        }
+        if shards == 0 || shards > usize::from(snowflake::SHARD_MAX) + 1 {
+            return Err(Invalid(format!("--shards is {shards}, but must be 1 to {}", snowflake::SHARD_MAX + 1)));
+        }
+        Ok(())
+    }
+}
+
+/// An address and port, or a name and port, of which the first IPv4 address is taken.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if port.parse::<u16>().is_ok() {
+        return Err(format!("an address is missing: 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for all"));
+    }
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if !text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok())
+    {
+        return Err("what is wanted is ADDR:PORT, as 127.0.0.1:8000 or [::1]:8000".into());
+    }
+    let found: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| error.to_string())?.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| "this name has no address".into())
 }
 
 /// What a client, a room or the relay may use at most.
@@ -106,7 +145,8 @@ pub struct Limits {
     /// How long stopping may take before it is enforced, milliseconds
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
     pub shutdown_timeout_ms: u64,
-    /// Clients are told to come back after a random time up to this, milliseconds
+    /// Clients of the native dialect are told to come back after a random time up to this, milliseconds; the SDKs of the
+    /// Centrifuge protocol choose for themselves, within about a second at first
     #[arg(long, default_value_t = 5_000, value_name = "MS")]
     pub reconnect_spread_ms: u32,
 }
@@ -146,6 +186,14 @@ impl Limits {
         at_least("send-buffer-bytes", self.send_buffer_bytes as u64, 4096)?;
         at_least("name-bytes-max", self.name_bytes_max as u64, 1)?;
         at_least("ping-interval-ms", self.ping_interval_ms, 1000)?;
+        at_least("body-bytes-max", self.body_bytes_max as u64, 1)?;
+        at_least("history-messages-max", u64::from(self.history_messages_max), 1)?;
+        at_least("history-bytes-max", self.history_bytes_max as u64, 1)?;
+        at_least("feed-bytes-max", self.feed_bytes_max as u64, 1)?;
+        at_least("publish-timeout-ms", self.publish_timeout_ms, 10)?;
+        at_least("handshake-timeout-ms", self.handshake_timeout_ms, 100)?;
+        at_least("slow-consumer-timeout-ms", self.slow_consumer_timeout_ms, 100)?;
+        at_least("shutdown-timeout-ms", self.shutdown_timeout_ms, 100)?;
         if self.replies_bytes_max < 2 * self.history_bytes_max.max(self.body_bytes_max) {
             return Err(Invalid(format!(
                 "--replies-bytes-max is {}, but must be at least twice --history-bytes-max ({}) and --body-bytes-max ({})",
@@ -174,6 +222,39 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_is_an_address_or_a_name_and_a_bare_port_is_told_what_is_missing() {
+        for good in ["127.0.0.1:8000", "[::1]:8000", "0.0.0.0:0"] {
+            assert_eq!(address(good).unwrap().to_string(), good);
+        }
+        assert_eq!(address("localhost:8000").unwrap().to_string(), "127.0.0.1:8000");
+        for bare in ["8000", ":8000"] {
+            let hint = address(bare).unwrap_err();
+            assert!(hint.contains("127.0.0.1:8000") && hint.contains("0.0.0.0:8000"), "{bare}: {hint}");
+        }
+        for bad in ["", "here", "here:", ":", "here:99999", "::1", "127.0.0.1"] {
+            assert!(address(bad).unwrap_err().contains("ADDR:PORT"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_limit_that_zero_would_make_useless_refuses_it() {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            limits: Limits,
+        }
+        let may_be_zero = ["recovery-messages-max", "reconnect-spread-ms"];
+        let command = <Only as clap::CommandFactory>::command();
+        for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
+            let typed = ["limits", &format!("--{flag}"), "0"].map(str::to_owned);
+            let checked = <Only as clap::Parser>::parse_from(typed).limits.check();
+            let message = checked.as_ref().map_or_else(ToString::to_string, |()| "accepted".into());
+            let expected = if may_be_zero.contains(&flag) { "accepted".into() } else { format!("--{flag} is 0") };
+            assert!(message.starts_with(&expected), "--{flag} 0: {message}");
+        }
+    }
 
     #[test]
     fn the_defaults_are_valid_and_a_contradiction_names_its_flags() {

@@ -1,6 +1,6 @@
 //! `relay copy`: moves the whole history of one store to another, with its progress on stderr.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use relay::config::Invalid;
+use relay::log;
 use relay::store::{KeyspaceArgs, Location, Options};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -41,21 +43,16 @@ pub fn run(args: &CopyArgs) -> anyhow::Result<()> {
     let from = location("--from", &args.from)?;
     let to = location("--to", &args.to)?;
     if from == to {
-        bail!("--from and --to name the same store, {from}");
-    }
-    if let Location::Embedded(dir) = &from
-        && !dir.exists()
-    {
-        bail!("--from {from}: there is no such directory");
+        return Err(Invalid(format!("--from and --to name the same store, {from}")).into());
     }
     let stop = stop_flag()?;
-    eprintln!("copying {from} to {to}");
+    log::plain(&format!("copying {from} to {to}"));
     let KeyspaceArgs { replication, retention_s } = args.keyspace.clone();
-    let reading = Options { node: args.node, ..Options::default() };
-    let writing = Options { replication, retention_s, ..reading.clone() };
+    let reading = Options { node: args.node, exists: true, ..Options::default() };
+    let writing = Options { exists: false, replication, retention_s, ..reading.clone() };
     let source = from.open(&reading).context("--from")?;
     let destination = to.open(&writing).context("--to")?;
-    destination.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    destination.warnings.iter().for_each(|warning| log::plain(warning));
     let (source, destination) = (&*source.store, &*destination.store);
 
     let mut shown = Shown::new("copied", &stop);
@@ -65,22 +62,28 @@ pub fn run(args: &CopyArgs) -> anyhow::Result<()> {
     }
     let already = match progress.already {
         0 => String::new(),
-        already => format!(", {} of them were there already", HumanCount(already)),
+        already if already == progress.messages => ", all of which were there already".into(),
+        already => format!(", {} of which were there already", HumanCount(already)),
     };
-    println!("{}{already}; every room ends with the same message on both sides", shown.summary(&progress));
+    print(&format!("{}{already}; every room ends with the same message on both sides", shown.summary(&progress)));
     if args.verify {
         let mut shown = Shown::new("compared", &stop);
         let progress = verify(source, destination, &mut |progress| shown.show(progress)).map_err(hint)?;
-        println!("{}; all the same", shown.summary(&progress));
+        print(&format!("{}; all the same", shown.summary(&progress)));
     }
     Ok(())
 }
 
-fn location(flag: &str, url: &str) -> anyhow::Result<Location> {
+/// A result, which is as good when nobody reads it.
+fn print(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn location(flag: &str, url: &str) -> Result<Location, Invalid> {
     match url.parse() {
-        Ok(Location::Memory) => bail!("{flag}: memory: keeps nothing, so there is nothing to copy"),
+        Ok(Location::Memory) => Err(Invalid(format!("{flag}: memory: keeps nothing, so there is nothing to copy"))),
         Ok(location) => Ok(location),
-        Err(why) => bail!("{flag}: {why}"),
+        Err(why) => Err(Invalid(format!("{flag}: {why}"))),
     }
 }
 
@@ -129,7 +132,7 @@ impl<'a> Shown<'a> {
             bar.set_message(self.line(progress));
         } else if Instant::now() >= self.next_line {
             self.next_line = Instant::now() + LINE_EVERY;
-            eprintln!("{}", self.line(progress));
+            log::plain(&self.line(progress));
         }
         if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -164,12 +167,15 @@ impl<'a> Shown<'a> {
             bar.finish_and_clear();
         }
         format!(
-            "{} {} messages in {} rooms in {:.1} s, {}/s",
+            "{} {} messages in {} rooms in {:.1} s{}",
             self.done,
             HumanCount(progress.messages),
             HumanCount(progress.rooms),
             self.began.elapsed().as_secs_f64(),
-            HumanCount(self.per_s(progress)),
+            match self.per_s(progress) {
+                0 => String::new(),
+                per_s => format!(", {}/s", HumanCount(per_s)),
+            },
         )
     }
 }

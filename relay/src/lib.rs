@@ -5,10 +5,13 @@
 
 pub mod chain;
 pub mod config;
+pub mod control;
 pub mod dedupe;
 pub mod deflation;
 pub mod feed;
+pub mod figures;
 pub mod ids;
+pub mod log;
 pub mod mesh;
 pub mod metrics;
 pub mod persist;

@@ -2,18 +2,17 @@
 
 mod copy;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
-use protocol::{centrifuge, native, snowflake};
-use relay::config::{Limits, ServeArgs};
+use relay::config::{self, Invalid, Limits, ServeArgs};
+use relay::log::{self, Format};
 use relay::serve::{self, Plan};
-use relay::store::{Opened, SchemaArgs};
-use storage::MemoryStore;
+use relay::store::{Location, Opened, Options, SchemaArgs};
+use tracing::error;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,7 +20,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// A chat relay: messages go in over WebSocket, are stored durably, and reach every member of their room.
 ///
 /// Clients connect to /native (binary, see protocol/README.md) or /connection/websocket (the Centrifuge client
-/// protocol in JSON, with SDKs for every platform).
+/// protocol, for those of its SDKs that speak JSON).
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
@@ -50,51 +49,45 @@ enum Command {
 #[derive(Args)]
 struct EchoArgs {
     /// Address and port to listen on; the path is /echo
-    #[arg(long, default_value = "127.0.0.1:9010", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:9010", value_name = "ADDR:PORT", value_parser = config::address)]
     listen: SocketAddr,
 }
 
 fn main() -> ExitCode {
+    uring::raise_limits();
     let done = match Cli::parse().command {
         Command::Serve(args) => serve_rooms(*args),
-        Command::Schema(args) => args.script().map(|script| print!("{script}")).map_err(Into::into),
-        Command::Copy(args) => copy::run(&args),
-        Command::Echo(args) => echo(&args),
+        Command::Schema(args) => args.script().map(|script| print(&script)).map_err(Into::into),
+        Command::Copy(args) => copy::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Echo(args) => return echo(&args),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("relay: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn serve_rooms(args: ServeArgs) -> anyhow::Result<()> {
-    args.limits.check()?;
-    if args.node > snowflake::NODE_MAX {
-        bail!("--node is {}, but must be 0 to {}", args.node, snowflake::NODE_MAX);
-    }
-    let shards = args.shards.unwrap_or_else(cores);
-    if shards == 0 || shards > usize::from(snowflake::SHARD_MAX) + 1 {
-        bail!("--shards is {shards}, but must be 1 to {}", snowflake::SHARD_MAX + 1);
-    }
-    let (location, options) = args.store.location(args.node)?;
-    let Opened { store, kept, warnings } = location.open(&options)?;
-    let (listen, node, limits, metrics) = (args.listen, args.node, args.limits, args.metrics);
-    let plan = Plan { listen, store, shards, node, limits, echo: false, metrics };
-    serve::run(plan, |address, capacity| {
-        eprintln!("relay {}: {shards} shards, {kept}", env!("CARGO_PKG_VERSION"));
-        for warning in &warnings {
-            eprintln!("warning: {warning}");
-        }
-        eprintln!("capacity: {capacity}");
-        eprintln!("native ws://{address}{} · Centrifuge ws://{address}{}", native::PATH, centrifuge::PATH);
-        eprintln!("listening on {address}");
+    done.unwrap_or_else(|error| {
+        log::plain(&format!("error: {error:#}"));
+        code(&error)
     })
 }
 
-fn echo(args: &EchoArgs) -> anyhow::Result<()> {
+/// To stdout, whose reader may be gone.
+fn print(text: &str) -> ExitCode {
+    std::io::stdout().write_all(text.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// What was typed cannot work: 2, as clap's own refusals, for starting again will not help.
+fn code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Invalid>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+fn serve_rooms(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    args.limits.check()?;
+    let shards = args.shards.unwrap_or_else(cores);
+    args.check(shards)?;
+    let (location, options) = args.store.location(args.node)?;
+    log::start(args.log);
+    let ServeArgs { listen, node, limits, control, .. } = args;
+    Ok(run(&Plan { listen, shards, node, limits, echo: false, control }, || Ok(location.open(&options)?)))
+}
+
+fn echo(args: &EchoArgs) -> ExitCode {
     const MESSAGE_BYTES_MAX: usize = 17 * 1024 * 1024;
     let limits = Limits {
         max_connections: 1024,
@@ -102,9 +95,19 @@ fn echo(args: &EchoArgs) -> anyhow::Result<()> {
         replies_bytes_max: 4 * MESSAGE_BYTES_MAX,
         ..Limits::defaults()
     };
-    let store = Arc::new(MemoryStore::default());
-    let plan = Plan { listen: args.listen, store, shards: cores(), node: 0, limits, echo: true, metrics: None };
-    serve::run(plan, |address, _| eprintln!("listening on {address}, ws://{address}/echo"))
+    log::start(Format::Text);
+    let plan = Plan { listen: args.listen, shards: cores(), node: 0, limits, echo: true, control: None };
+    run(&plan, || Ok(Location::Memory.open(&Options::default())?))
+}
+
+/// Runs a relay; what ended it is told in its log.
+fn run(plan: &Plan, open: impl FnOnce() -> anyhow::Result<Opened>) -> ExitCode {
+    let done = serve::run(plan, open);
+    if let Err(error) = &done {
+        error!("{error:#}");
+    }
+    log::finish();
+    done.map_or_else(|error| code(&error), |()| ExitCode::SUCCESS)
 }
 
 fn cores() -> usize {

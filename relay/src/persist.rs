@@ -17,10 +17,11 @@ mod tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use flume::{Receiver, RecvTimeoutError, Sender};
 use storage::{Store, StoreError};
+use tracing::{error, warn};
 use uring::Wake;
 
 use self::append::{Appender, Batch};
@@ -28,12 +29,11 @@ pub use self::counts::Counts;
 use self::read::{Read, Reader};
 pub use self::read::{open, read};
 pub use self::reservation::Reservation;
+use crate::log::{Throttle, and_more};
 use crate::shard::{StoreReply, StoreRequest};
 
 /// Threads that read, and how many for an engine across a network, for which they do nothing but wait.
 const READERS: (usize, usize) = (2, 16);
-/// Trouble with the store is told at most this often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a shard's replies go. Their number is bounded by its requests.
 #[derive(Clone)]
@@ -93,11 +93,11 @@ impl Threads {
         let stuck = self.ended.recv_deadline(until) == Err(RecvTimeoutError::Timeout);
         for handle in self.handles {
             if (!stuck || handle.is_finished()) && handle.join().is_err() {
-                eprintln!("relay: a storage thread failed");
+                error!("a storage thread failed");
             }
         }
         if self.shared.counts.in_flight() > 0 {
-            eprintln!("relay: stopped with unsaved messages, none of them acked");
+            warn!("stopped with unsaved messages, none of them acked");
         }
     }
 
@@ -118,7 +118,7 @@ struct Shared {
     /// Nothing that fails is tried again.
     give_up: AtomicBool,
     on_lost: Mutex<Option<OnLost>>,
-    complained: Mutex<Option<Instant>>,
+    trouble: Throttle,
 }
 
 impl Shared {
@@ -128,7 +128,7 @@ impl Shared {
             counts: Arc::default(),
             give_up: AtomicBool::new(false),
             on_lost: Mutex::new(Some(on_lost)),
-            complained: Mutex::default(),
+            trouble: Throttle::default(),
         })
     }
 
@@ -144,11 +144,8 @@ impl Shared {
     /// Counts what went wrong, and tells of it unless something was told a moment ago.
     fn complain(&self, error: &StoreError, then: &str) {
         self.counts.failed();
-        let now = Instant::now();
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if complained.is_none_or(|at| now - at >= COMPLAIN_EVERY) {
-            *complained = Some(now);
-            eprintln!("relay: storage: {error}{then}");
+        if let Some(held) = self.trouble.pass() {
+            warn!("storage: {error}{then}{}", and_more(held));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use storage::scylla::{self, Address, Replication, ScyllaStore, schema};
 use storage::{EmbeddedStore, MemoryStore, Store, StoreError};
+use tracing::warn;
 
 use crate::config::Invalid;
 use crate::dedupe::WINDOW_MS;
@@ -102,7 +103,7 @@ impl StoreArgs {
                 return Err(Invalid(format!("{flag} is for a scylla:// store, but the store is {location}")));
             }
         }
-        Ok((location, Options { node, accept_loss: self.accept_loss, replication, retention_s }))
+        Ok((location, Options { node, exists: false, accept_loss: self.accept_loss, replication, retention_s }))
     }
 }
 
@@ -122,6 +123,8 @@ pub enum Location {
 pub struct Options {
     /// The node's number in the deployment.
     pub node: u16,
+    /// The store must be there already: none is made. A keyspace is found or made by its own rules.
+    pub exists: bool,
     /// Go on without acked messages that are missing.
     pub accept_loss: bool,
     /// Copies of each row of a keyspace that has to be made; None is three.
@@ -150,15 +153,19 @@ impl Location {
     pub fn open(&self, options: &Options) -> Result<Opened, StoreError> {
         match self {
             Self::Embedded(dir) => {
-                let options = storage::Options { accept_loss: options.accept_loss, ..storage::Options::default() };
-                Ok(Opened::new(EmbeddedStore::open(dir, options)?, format!("embedded store in {}", dir.display())))
+                let Options { exists, accept_loss, .. } = *options;
+                let options = storage::Options { create: !exists, accept_loss, ..storage::Options::default() };
+                let store = EmbeddedStore::open(dir, options)?;
+                let kept = store.describe();
+                Ok(Opened::new(store, kept))
             }
             Self::Memory => Ok(Opened::new(MemoryStore::default(), "memory only: nothing is kept".into())),
             Self::Scylla(address) => {
-                let Options { node, accept_loss, replication, retention_s } = options.clone();
-                let defaults = scylla::Options::new(address.clone());
-                let store =
-                    ScyllaStore::open(scylla::Options { node, accept_loss, replication, retention_s, ..defaults })?;
+                let Options { node, accept_loss, replication, retention_s, .. } = options.clone();
+                let mut options = scylla::Options::new(address.clone());
+                options = scylla::Options { node, accept_loss, replication, retention_s, ..options };
+                options.log = Arc::new(|line| warn!("storage: {line}"));
+                let store = ScyllaStore::open(options)?;
                 let (kept, warnings) = (store.describe(), store.warnings());
                 Ok(Opened { warnings, ..Opened::new(store, kept) })
             }

@@ -40,6 +40,8 @@ const PROBE_BYTES: usize = 1 << 20;
 /// How an [`EmbeddedStore`] is opened. The defaults serve a relay with tens of thousands of users.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
+    /// Make the store where there is none; else that is refused and nothing is written.
+    pub create: bool,
     /// Go on without acked messages that are missing: their logs get a new epoch and end before the first of them.
     pub accept_loss: bool,
     /// Cache of table blocks, bytes.
@@ -52,7 +54,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { accept_loss: false, cache_bytes: 64 << 20, write_buffer_bytes: 16 << 20, log_states_max: 1 << 16 }
+        Self {
+            create: true,
+            accept_loss: false,
+            cache_bytes: 64 << 20,
+            write_buffer_bytes: 16 << 20,
+            log_states_max: 1 << 16,
+        }
     }
 }
 
@@ -60,6 +68,8 @@ impl Default for Options {
 pub struct EmbeddedStore {
     layout: Layout,
     options: Options,
+    /// There was none before.
+    is_new: bool,
     appender: Mutex<Appender>,
     /// None while a full disk keeps it closed.
     engine: RwLock<Option<Engine>>,
@@ -96,22 +106,36 @@ struct Engine {
     store_epoch: u64,
     /// See [`Opened`].
     keys_since_ms: AtomicU64,
+    /// Rooms and messages when it was opened.
+    held: (usize, u64),
     states: Mutex<States<LogState>>,
 }
 
 impl EmbeddedStore {
-    /// Opens or makes the data directory and checks it against its marks, which takes a few seconds per 100,000 logs.
+    /// Opens or makes the data directory, unless it has other things in it, and checks it against its marks, which takes a few seconds per 100,000 logs.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Damaged`], [`StoreError::Full`] or [`StoreError::Unreadable`].
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self, StoreError> {
         let layout = Layout::of(dir.as_ref());
+        let is_new = recovery::is_new(&layout, options.create)?;
         let lock = lock(&layout)?;
         let engine = Engine::new(recovery::open(&layout, &options)?, &options);
         // Accepted once: what is missing later, when a full disk makes this open again, is a new loss.
         let options = Options { accept_loss: false, ..options };
         let appender = Appender { scratch: Scratch::default(), health: Health::Good };
-        Ok(Self { layout, options, appender: Mutex::new(appender), engine: RwLock::new(Some(engine)), _lock: lock })
+        let engine = RwLock::new(Some(engine));
+        Ok(Self { layout, options, is_new, appender: Mutex::new(appender), engine, _lock: lock })
+    }
+
+    /// The directory's absolute path, and whether it was made now or has messages.
+    pub fn describe(&self) -> String {
+        let path = std::path::absolute(&self.layout.dir).unwrap_or_else(|_| self.layout.dir.clone());
+        if self.is_new {
+            return format!("new embedded store in {}", path.display());
+        }
+        let (rooms, messages) = self.with(|engine| Ok(engine.held)).unwrap_or_default();
+        format!("embedded store in {} with {messages} messages in {rooms} rooms", path.display())
     }
 
     fn appender(&self) -> MutexGuard<'_, Appender> {
@@ -218,9 +242,10 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
 
 impl Engine {
     fn new(opened: Opened, options: &Options) -> Self {
-        let Opened { tree, marks, store_epoch, keys_since_ms } = opened;
+        let Opened { tree, marks, store_epoch, keys_since_ms, held } = opened;
         let keys_since_ms = keys_since_ms.into();
-        Self { tree, marks, store_epoch, keys_since_ms, states: Mutex::new(States::new(options.log_states_max)) }
+        let states = Mutex::new(States::new(options.log_states_max));
+        Self { tree, marks, store_epoch, keys_since_ms, held, states }
     }
 
     fn states(&self) -> MutexGuard<'_, States<LogState>> {

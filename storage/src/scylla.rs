@@ -31,6 +31,7 @@ pub mod schema;
 mod statements;
 
 use std::future::Future;
+use std::io::{self, Write};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,7 +72,8 @@ impl Options {
             replication: None,
             retention_s: None,
             accept_loss: false,
-            log: Arc::new(|line| eprintln!("relay: storage: {line}")),
+            // Whoever closed stderr does not want to know.
+            log: Arc::new(|line| drop(writeln!(io::stderr(), "storage: {line}"))),
         }
     }
 }

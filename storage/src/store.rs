@@ -127,7 +127,7 @@ impl Metric {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the directory open.
-    #[error("{path}: another relay is using this data directory; stop it, or name another one with --data", path = path.display())]
+    #[error("{path}: another relay is using this data directory; stop it, or name another one", path = path.display())]
     Locked {
         /// The data directory.
         path: PathBuf,
@@ -197,7 +197,7 @@ pub enum StoreError {
     },
     /// Any other failure of the disk or the kernel.
     #[error("storage failed: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
     /// An append that does not follow the log's last record: a programming error of the caller or a second writer.
     #[error("room {room:?}: append at seq {found}, but the log continues at {expected}")]
     OutOfOrder {
@@ -214,4 +214,11 @@ pub enum StoreError {
         /// Why.
         message: String,
     },
+}
+
+// By hand: what derives this makes it the source as well, and the message would be told twice.
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }

@@ -7,6 +7,7 @@
 //! This is the only crate of the workspace that may use `unsafe`.
 
 mod event;
+mod limits;
 mod listen;
 mod ring;
 mod segment;
@@ -22,6 +23,7 @@ mod slots;
 mod token;
 
 pub use event::{Event, Socket};
+pub use limits::{open_files_max, raise_limits};
 pub use listen::listener;
 pub use ring::{ACCEPTS_MAX, Ring};
 pub use segment::{Chunk, Segment};

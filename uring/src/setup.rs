@@ -5,6 +5,8 @@ use std::io;
 
 use io_uring::IoUring;
 
+use crate::limits::open_files_max;
+
 /// Sizes of a ring. All memory is allocated when it is made (and touched when it is first used).
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -39,7 +41,7 @@ pub enum SetupError {
 
 /// The ring itself with its empty fixed-file table.
 pub fn build(config: &Config) -> Result<IoUring, SetupError> {
-    let limit = open_files_limit()?;
+    let limit = open_files_max();
     if u64::from(config.sockets) > limit {
         return Err(SetupError::TooManySockets { sockets: config.sockets, limit });
     }
@@ -58,15 +60,6 @@ pub fn build(config: &Config) -> Result<IoUring, SetupError> {
     Ok(ring)
 }
 
-fn open_files_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live value of the type the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(limit.rlim_cur)
-}
-
 /// Turns the kernel's answer into what is missing and how to allow it.
 pub fn explain(error: io::Error) -> SetupError {
     match error.raw_os_error() {
@@ -79,6 +72,10 @@ pub fn explain(error: io::Error) -> SetupError {
         Some(libc::EINVAL) => SetupError::Unavailable(format!(
             "Linux 6.1 or newer is needed, this is {} (or a size of the ring is no power of two or too large)",
             read("/proc/sys/kernel/osrelease")
+        )),
+        Some(libc::EMFILE | libc::ENFILE) => SetupError::Io(io::Error::new(
+            error.kind(),
+            format!("all {} files that this process may have open are (raise it with ulimit -n)", open_files_max()),
         )),
         Some(libc::ENOMEM) => SetupError::Io(io::Error::new(
             error.kind(),
@@ -115,6 +112,7 @@ mod tests {
         assert!(message(libc::EPERM).contains("io_uring"));
         assert!(message(libc::EINVAL).contains("Linux 6.1"));
         assert!(message(libc::ENOMEM).contains("ulimit -l"));
+        assert!(message(libc::EMFILE).contains("ulimit -n"));
     }
 
     #[test]
@@ -127,7 +125,7 @@ mod tests {
             }
             Err(other) => panic!("{other}"),
             // Only where the limit allows it.
-            Ok(_) => assert!(super::open_files_limit().unwrap() >= u64::from(u16::MAX)),
+            Ok(_) => assert!(super::open_files_max() >= u64::from(u16::MAX)),
         }
     }
 }

@@ -36,7 +36,7 @@ impl Server {
         let address = lines
             .by_ref()
             .inspect(|line| eprintln!("{line}"))
-            .find_map(|line| line.strip_prefix("listening on ")?.parse().ok());
+            .find_map(|line| line.split_once("listening on ")?.1.parse().ok());
         std::thread::spawn(move || lines.for_each(|line| eprintln!("{line}")));
         let Some(address) = address else { bail!("the relay did not start: {}", process.wait()?) };
         Ok(Self { address, process })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use storage::Metric;
 
@@ -61,9 +61,14 @@ impl Counts {
         self.flights().under_way.values().map(|(_, appends)| appends).sum()
     }
 
+    /// How long the oldest append in flight has waited.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.flights().under_way.values().next().map(|(since, _)| since.elapsed())
+    }
+
     /// Everything, for `/metrics`.
     pub fn metrics(&self) -> Vec<Metric> {
-        let oldest_s = self.flights().under_way.values().next().map_or(0.0, |(since, _)| since.elapsed().as_secs_f64());
+        let oldest_s = self.oldest().unwrap_or_default().as_secs_f64();
         let gauge = Metric::gauge;
         let counter = |name, help, count: &AtomicU64| Metric::counter(name, help, count.load(Ordering::Relaxed));
         vec![

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use flume::unbounded;
 use protocol::{Content, OwnedParts};
 use storage::{Append, Concurrent, Done, Fault, FaultyStore, Key, Kind, LogState, MemoryStore, Record};

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 
-use anyhow::bail;
 use protocol::handshake;
 
-use crate::config::Limits;
+use crate::config::{Invalid, Limits};
 use crate::shard::{FULL, FULL_RETRY_S};
 
 /// Slots of each shard beyond its share: a connection that is one too many is answered there, not cut off.
@@ -26,16 +25,16 @@ pub struct Capacity {
 
 impl Capacity {
     /// Rings as needed for `--max-connections`: a ring's table of sockets is limited like a process's open files.
-    pub fn new(limits: &Limits, shards: usize) -> anyhow::Result<Self> {
-        let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    pub fn new(limits: &Limits, shards: usize) -> Result<Self, Invalid> {
+        let nofile = uring::open_files_max();
         let slots_max = nofile.min(32_768) as usize;
         let share = limits.max_connections.div_ceil(shards) + SPARE;
         let rings = share.div_ceil(slots_max);
         if rings > 256 {
-            bail!(
+            return Err(Invalid(format!(
                 "--max-connections {} needs {rings} rings a shard, but 256 is the most; raise the limit of open files (ulimit -n, now {nofile}) or --shards",
                 limits.max_connections
-            );
+            )));
         }
         let slots = share.div_ceil(rings) as u16;
         Ok(Self { connections: limits.max_connections, shards, rings, slots, nofile })

@@ -2,17 +2,21 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender, TrySendError};
 use rustix::time::{ClockId, clock_gettime};
+use tracing::warn;
 use uring::{ACCEPTS_MAX, Config, Event, Ring, SetupError, Socket, Wake};
 
 use super::admission::{Capacity, Handover, turn_away};
+use super::supervise::Running;
 use super::watchdog::Turns;
+use crate::figures::Figures;
 use crate::ids::SessionId;
+use crate::log::{Throttle, and_more};
 use crate::mesh::Mesh;
 use crate::persist::{Persist, wall_ms};
 use crate::shard::{Now, Setup, Shard, Stats, StoreReply};
@@ -95,8 +99,8 @@ pub struct Parts {
     pub persist: Persist,
     pub replies: Receiver<Vec<StoreReply>>,
     pub stop: Arc<Stop>,
-    /// Shards that are not done yet.
-    pub running: Arc<AtomicUsize>,
+    pub running: Running,
+    pub figures: Arc<Figures>,
     pub turns: Arc<Turns>,
 }
 
@@ -111,10 +115,10 @@ pub struct Core {
     persist: Persist,
     replies: Receiver<Vec<StoreReply>>,
     stop: Arc<Stop>,
-    running: Arc<AtomicUsize>,
+    running: Running,
+    figures: Arc<Figures>,
+    accept_trouble: Throttle,
     turns: Arc<Turns>,
-    /// This shard does not count as running any more.
-    counted: bool,
     accepted: Vec<Handover>,
     /// Rings are quiet and the shard looks at them at its own pace.
     busy: bool,
@@ -126,7 +130,7 @@ pub struct Core {
 
 impl Core {
     pub fn new(parts: Parts) -> Result<Self, SetupError> {
-        let Parts { setup, listener, capacity, links, persist, replies, stop, running, turns } = parts;
+        let Parts { setup, listener, capacity, links, persist, replies, stop, running, figures, turns } = parts;
         let config = Config {
             sockets: capacity.slots,
             recv_buffers: RECV_BUFFERS,
@@ -147,8 +151,9 @@ impl Core {
             replies,
             stop,
             running,
+            accept_trouble: Throttle::default(),
+            figures,
             turns,
-            counted: false,
             accepted: Vec::new(),
             busy: false,
             cpu: (0, 0),
@@ -163,6 +168,9 @@ impl Core {
         loop {
             let now = self.now();
             self.shard.begin(now);
+            if self.figures.is_due(now.us) {
+                self.figures.publish(&self.shard);
+            }
             let happened = self.take_in();
             if stopping.is_none() && self.stop.asked.load(Ordering::Acquire) {
                 stopping = Some(Instant::now());
@@ -195,11 +203,10 @@ impl Core {
 
     /// This shard and all others are done: until then, others may wait for its rooms' replies.
     fn is_over(&mut self) -> bool {
-        if self.shard.is_stopped() && !self.counted {
-            self.counted = true;
-            self.running.fetch_sub(1, Ordering::AcqRel);
+        if self.shard.is_stopped() {
+            self.running.done();
         }
-        self.running.load(Ordering::Acquire) == 0
+        self.running.is_over()
     }
 
     fn now(&mut self) -> Now {
@@ -217,7 +224,7 @@ impl Core {
         let (sends, bytes) = std::mem::take(&mut self.queued);
         let began_ns = (sends >= SENDS_MIN).then(thread_cpu_ns);
         for index in 0..self.rings.len() {
-            let (shard, accepted, me) = (&mut self.shard, &mut self.accepted, self.me);
+            let (shard, accepted, me, trouble) = (&mut self.shard, &mut self.accepted, self.me, &self.accept_trouble);
             let id = |socket: Socket| SessionId::new(me, index, socket.slot, socket.generation);
             happened |= self.rings[index].turn(|event| match event {
                 Event::Received(socket, bytes) => shard.on_bytes(id(socket), bytes),
@@ -225,7 +232,11 @@ impl Core {
                 Event::Writable(socket) => shard.on_writable(id(socket)),
                 Event::Ended(socket, _) => shard.on_ended(id(socket)),
                 Event::Accepted(fd) => accepted.push(Handover { fd, refused: 0 }),
-                Event::AcceptFailed(error) => eprintln!("relay: cannot accept: {error}"),
+                Event::AcceptFailed(error) => {
+                    if let Some(held) = trouble.pass() {
+                        warn!("cannot accept a connection: {error}{}", and_more(held));
+                    }
+                }
                 Event::Connected(..) | Event::Closed(_) => {}
             }) > 0;
         }
@@ -258,15 +269,20 @@ impl Core {
             if handover.refused < self.links.to.len() {
                 let next = (self.me + 1) % self.links.to.len();
                 if let Err(handover) = self.links.hand_over(next, handover) {
-                    turn_away(handover.fd);
+                    self.turn_away(handover.fd);
                 }
                 return;
             }
         }
         match self.register(handover.fd) {
             Ok(id) => self.shard.on_open(id, !is_full),
-            Err(fd) => turn_away(fd),
+            Err(fd) => self.turn_away(fd),
         }
+    }
+
+    fn turn_away(&mut self, fd: OwnedFd) {
+        self.shard.stats.full += 1;
+        turn_away(fd);
     }
 
     fn register(&mut self, fd: OwnedFd) -> Result<SessionId, OwnedFd> {

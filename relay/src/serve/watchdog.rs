@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use storage::Metric;
+use tracing::warn;
 
 /// Shards are looked at this often. An idle one turns ten times as often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -52,6 +53,13 @@ impl Turns {
         self.shards.iter().map(|turned| turned.0.load(Ordering::Relaxed))
     }
 
+    /// The shard that turned longest ago, and how long, of those that have begun and not ended.
+    pub fn stillest(&self) -> Option<(usize, Duration)> {
+        let turning = self.last().enumerate().filter(|&(_, last_us)| last_us != 0 && last_us != ENDED);
+        let (shard, last_us) = turning.min_by_key(|&(_, last_us)| last_us)?;
+        Some((shard, Duration::from_micros(self.now_us().saturating_sub(last_us))))
+    }
+
     /// Each shard's last turn, for `/metrics`.
     pub fn metrics(&self) -> Vec<Metric> {
         let turning = self.last().enumerate().filter(|&(_, last_us)| last_us != ENDED);
@@ -80,7 +88,7 @@ fn look_again(turns: &Weak<Turns>) {
         thread::sleep(LOOK_EVERY);
         let Some(turns) = turns.upgrade() else { return };
         for notice in watchdog.look(turns.last(), turns.now_us()) {
-            eprintln!("relay: {notice}");
+            warn!("{notice}");
         }
     }
 }
@@ -180,6 +188,16 @@ mod tests {
         {
             assert_eq!(watchdog.look([last_us].into_iter(), now_us), []);
         }
+    }
+
+    #[test]
+    fn the_stillest_shard_has_begun_and_not_ended() {
+        let turns = Turns::new(4);
+        assert_eq!(turns.stillest(), None);
+        turns.note(3, turns.now_us() + 5);
+        turns.note(1, 1);
+        turns.end(2);
+        assert_eq!(turns.stillest().map(|(shard, _)| shard), Some(1));
     }
 
     #[test]

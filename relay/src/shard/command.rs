@@ -82,6 +82,7 @@ impl Shard {
             response
         };
         if session.refused {
+            self.stats.full += 1;
             return refuse(session, answer(503, FULL, Some(FULL_RETRY_S)));
         }
         let subprotocol = if self.setup.echo && upgrade.path == ECHO_PATH {

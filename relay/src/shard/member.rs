@@ -187,7 +187,7 @@ impl Shard {
     }
 
     pub(super) fn on_key_taken(&mut self, waiter: Waiter, seq: u64, id: u64) {
-        self.stats.refused += 1;
+        self.stats.refuse(code);
         self.answer(waiter, &Event::KeyTaken { seq, id });
     }
 
@@ -204,7 +204,7 @@ impl Shard {
         retry_after_ms: u32,
         is_join: bool,
     ) {
-        self.stats.refused += 1;
+        self.stats.refuse(code);
         if let Some(&index) = self.feed_of.get(room).filter(|_| is_join) {
             self.feed(index).joining -= 1;
             if let Some(session) = self.sessions.get(waiter.session) {
@@ -269,6 +269,7 @@ impl Shard {
             match chain.next(membership.cursor) {
                 Next::Head => {}
                 Next::Visit { segment, to } => {
+                    self.stats.delivered += to.seq - membership.cursor.seq;
                     session.sending = Sending::Feed { feed: membership.feed, from: membership.cursor };
                     session.rest = Some(segment.clone());
                     membership.cursor = to;

@@ -12,6 +12,7 @@ mod order;
 mod outbox;
 mod owner;
 mod page;
+mod stats;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -22,7 +23,8 @@ use protocol::frame::Inflater;
 use protocol::snowflake::Snowflake;
 
 pub use self::command::{FULL, FULL_RETRY_S};
-pub use self::outbox::{Outbox, Stats, StoreReply, StoreRequest};
+pub use self::outbox::{Outbox, StoreReply, StoreRequest};
+pub use self::stats::Stats;
 use crate::config::Limits;
 use crate::deflation::Deflation;
 use crate::feed::Feed;

@@ -99,7 +99,7 @@ impl Shard {
         outcome: Result<(), Refusal>,
     ) {
         let Err((code, message, retry_after_ms)) = outcome else { return };
-        self.stats.refused += 1;
+        self.stats.refuse(code);
         if tag != 0 {
             dialect.encode(tag, &Event::Error { code, message, retry_after_ms }, &mut session.replies);
         }

@@ -4,6 +4,7 @@
 mod admission;
 mod chat;
 mod client;
+mod control;
 mod crash;
 mod crowd;
 mod damage;
@@ -15,7 +16,7 @@ mod history;
 mod ids;
 mod keys;
 mod limits;
-mod metrics;
+mod log;
 #[path = "../../../storage/tests/cql/node.rs"]
 mod node;
 mod order;
@@ -25,6 +26,7 @@ mod process;
 mod recovery;
 mod scylla;
 mod shutdown;
+mod signals;
 mod slow;
 mod start;
 mod stops;

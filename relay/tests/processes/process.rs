@@ -107,6 +107,13 @@ impl Relay {
         found.file_name().unwrap().to_str().unwrap().parse().unwrap()
     }
 
+    /// Waits until it has written such a line.
+    pub fn after(mut self, is_it: impl Fn(&str) -> bool) -> Self {
+        let until = Instant::now() + DEADLINE;
+        while !is_it(&self.process.line(until).expect("it runs")) {}
+        self
+    }
+
     /// What the process writes to stdout, when the command pipes it.
     pub fn stdout(&mut self) -> impl Read + Send + 'static {
         self.process.child.stdout.take().unwrap()
@@ -141,11 +148,25 @@ impl Relay {
     }
 }
 
+/// Sends a signal to a relay that is still starting, once `then` has happened.
+pub fn end_by(command: &mut Command, then: impl FnOnce(), signal: Signal) -> Exit {
+    let mut process = Process::spawn(command);
+    then();
+    kill_process(Pid::from_child(&process.child), signal).unwrap();
+    process.exit()
+}
+
 /// Runs a relay that must end by itself before it listens.
 pub fn refusal(command: &mut Command) -> Exit {
     let mut process = Process::spawn(command);
     assert!(process.address().is_none(), "started in spite of {command:?}");
     process.exit()
+}
+
+/// A line of the log without its time and level; other lines as they are.
+fn message(line: &str) -> &str {
+    let logged = line.split_once("Z ").and_then(|(_, rest)| rest.trim_start().split_once(' '));
+    logged.filter(|(level, _)| ["INFO", "WARN", "ERROR"].contains(level)).map_or(line, |(_, message)| message)
 }
 
 struct Process {
@@ -181,8 +202,8 @@ impl Process {
     fn line(&mut self, until: Instant) -> Option<String> {
         match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                self.said.push(line.clone());
-                Some(line)
+                self.said.push(message(&line).to_owned());
+                self.said.last().cloned()
             }
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("the relay neither says anything nor ends"),

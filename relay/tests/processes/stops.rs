@@ -8,8 +8,8 @@ use protocol::{Command, Start};
 use rustix::process::Signal;
 
 use crate::client::Client;
+use crate::control;
 use crate::event::Event;
-use crate::metrics;
 use crate::process::{Relay, SHARDS};
 
 /// Bursts of stops; after each, everybody is answered.
@@ -59,9 +59,9 @@ fn a_relay_that_keeps_losing_its_cpu_answers_everybody_afterwards() {
 
 #[test]
 fn a_shard_that_stands_still_is_named_in_the_log_and_again_when_it_turns() {
-    let (mut relay, figures) = metrics::relay();
+    let (mut relay, figures) = control::relay(&[]);
     let age_s =
-        |shard: usize| metrics::figure(figures, &format!("relay_shard_last_turn_age_seconds{{shard=\"{shard}\"}}"));
+        |shard: usize| control::figure(figures, &format!("relay_shard_last_turn_age_seconds{{shard=\"{shard}\"}}"));
     let mut clients = Client::one_on_each_shard(relay.address, SHARDS);
     let thread = nix::unistd::Pid::from_raw(relay.thread("shard-1"));
     // One thread alone can be stopped only by tracing it, which its parent may.
@@ -69,9 +69,12 @@ fn a_shard_that_stands_still_is_named_in_the_log_and_again_when_it_turns() {
     ptrace::interrupt(thread).unwrap();
     let line = relay.says("shard 1 has not turned for ");
     assert!(age_s(1) > age_s(0), "{line}");
+    let why = control::get(figures, "/readyz").1;
+    assert!(why.starts_with("shard 1 has not turned for "), "{why}");
     assert_eq!(clients[0].call(Command::Ping), Event::Pong);
     ptrace::detach(thread, None).unwrap();
     relay.says("shard 1 turns again");
+    assert_eq!(control::get(figures, "/readyz").1, "ok\n");
     assert_eq!(clients[1].call(Command::Ping), Event::Pong);
     assert_eq!(relay.stop().code, Some(0));
 }

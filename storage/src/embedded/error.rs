@@ -14,6 +14,9 @@ pub fn from_io(dir: &Path, error: std::io::Error) -> StoreError {
         ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::ReadOnlyFilesystem => {
             unreadable(dir, format!("{error}; give the relay a directory it may write to"))
         }
+        ErrorKind::NotFound | ErrorKind::AlreadyExists => {
+            unreadable(dir, format!("{error}; give the relay a directory that exists or can be made"))
+        }
         _ => StoreError::Io(error),
     }
 }

@@ -42,6 +42,44 @@ pub struct Opened {
     /// Messages that were taken until then have no rows of keys, milliseconds since 1970; `u64::MAX` as long as the
     /// layout is the one without keys.
     pub keys_since_ms: u64,
+    /// Rooms and messages, as the marks have them.
+    pub held: (usize, u64),
+}
+
+/// Whether there is no store in the directory yet, and one may be made there: not among other things, and not where
+/// there must be one.
+pub fn is_new(layout: &Layout, create: bool) -> Result<bool, StoreError> {
+    let Layout { dir, tree, marks, .. } = layout;
+    for part in [tree, marks] {
+        if part.try_exists().map_err(|error| from_io(dir, error))? {
+            return Ok(false);
+        }
+    }
+    if !create {
+        return Err(unreadable(
+            dir,
+            "there are no messages of a relay here; is it the directory that was meant?".into(),
+        ));
+    }
+    match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(from_io(dir, error)),
+        Ok(entries) => {
+            for entry in entries {
+                let name = entry.map_err(|error| from_io(dir, error))?.file_name();
+                // What a start leaves that was killed, and what a disk of its own has.
+                if name != "lock" && name != "lost+found" {
+                    let message = format!(
+                        "there are other things in it ({}), and no messages of a relay; give the \
+                        relay a directory of its own",
+                        name.display()
+                    );
+                    return Err(unreadable(dir, message));
+                }
+            }
+            Ok(true)
+        }
+    }
 }
 
 /// Opens the directory, making it when there is none, and checks every marked log.
@@ -97,8 +135,9 @@ fn finish(layout: &Layout, options: &Options, marks: &mut MarkMap, thorough: boo
     }
     let store_epoch = store_epoch.map_or_else(|| tree.write_settings(dir), Ok)?;
     let keys_since_ms = if was_cut { keys_since(dir, &tree, keys_since_ms)? } else { keys_since_ms };
+    let held = (marks.len(), marks.values().map(|mark| mark.last_seq).sum());
     let marks = Marks::start(&layout.marks, marks).map_err(|error| from_io(dir, error))?;
-    Ok(Opened { tree, marks, store_epoch, keys_since_ms })
+    Ok(Opened { tree, marks, store_epoch, keys_since_ms, held })
 }
 
 /// Lets the keys of all messages that were taken until now be found in their records.
