@@ -187,7 +187,7 @@ impl Shard {
     }
 
     pub(super) fn on_key_taken(&mut self, waiter: Waiter, seq: u64, id: u64) {
-        self.stats.refuse(code);
+        self.stats.refuse(ErrorCode::KeyTaken);
         self.answer(waiter, &Event::KeyTaken { seq, id });
     }
 
