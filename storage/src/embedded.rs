@@ -112,7 +112,8 @@ struct Engine {
 }
 
 impl EmbeddedStore {
-    /// Opens or makes the data directory, unless it has other things in it, and checks it against its marks, which takes a few seconds per 100,000 logs.
+    /// Opens or makes the data directory, unless it has other things in it, and checks it against its marks, which takes
+    /// a few seconds per 100,000 logs.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Damaged`], [`StoreError::Full`] or [`StoreError::Unreadable`].
