@@ -4,5 +4,6 @@ mod absence;
 mod chat;
 mod deflate;
 mod fake;
+mod fault;
 mod load;
 mod scenarios;
