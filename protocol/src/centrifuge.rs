@@ -10,6 +10,8 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
+
 use serde::de::IgnoredAny;
 
 use crate::{
@@ -36,17 +38,22 @@ pub(crate) fn close(why: Close) -> (u16, &'static str) {
         Close::Internal => (3004, "internal server error"),
         Close::SlowConsumer => (3008, "slow"),
         Close::Idle => (3012, "no pong"),
+        Close::Flood => (3013, "too many requests"),
         Close::BadRequest => (3501, "bad request"),
+        Close::Stale => (3502, "stale"),
         Close::Ended => (3503, "force disconnect"),
     }
 }
 
-pub(crate) fn decode<'a>(message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
+pub(crate) fn decode<'a>(
+    message: &Incoming<'a>,
+    each: &mut dyn FnMut(Request<'a>) -> ControlFlow<()>,
+) -> Result<usize, Malformed> {
     match message {
-        Incoming::Text(text) => command::read_all(text, each),
+        Incoming::Text(text) => command::read(text, each),
         Incoming::Binary(_) => Err(Malformed("JSON travels in text messages; this one is binary".to_owned())),
         Incoming::Deflated { .. } => Err(Malformed("the message is still compressed".to_owned())),
-        Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close { .. } => Ok(()),
+        Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close { .. } => Ok(0),
     }
 }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 pub(crate) mod samples;
 
+use std::ops::ControlFlow;
+
 use crate::{Event, Request, centrifuge, event::Close, frame::Incoming, native};
 
 /// An encoding of commands and events. The discriminant indexes per-dialect tables.
@@ -53,6 +55,20 @@ impl Dialect {
 
     /// Decodes one WebSocket message, which may hold several commands. Commands before a malformed one are still given.
     pub fn decode<'a>(self, message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
+        let mut all = |request| {
+            each(request);
+            ControlFlow::Continue(())
+        };
+        self.decode_some(message, &mut all).map(drop)
+    }
+
+    /// [`Dialect::decode`] until `each` breaks off. Returns how many bytes of the message were used: the rest of them,
+    /// if there is one, is a message of its own.
+    pub fn decode_some<'a>(
+        self,
+        message: &Incoming<'a>,
+        each: &mut dyn FnMut(Request<'a>) -> ControlFlow<()>,
+    ) -> Result<usize, Malformed> {
         match self {
             Self::Native | Self::NativeParts => native::decode(message, each),
             Self::Centrifuge => centrifuge::decode(message, each),

@@ -216,8 +216,12 @@ pub enum Close {
     Idle,
     /// The client took nothing for the slow-consumer timeout, or let its replies pile up past their limit.
     SlowConsumer,
-    /// A message that the dialect cannot read, or a command before connect.
+    /// A message that the dialect cannot read.
     BadRequest,
+    /// No connect command came in time.
+    Stale,
+    /// The client goes on sending what has no effect: pings, pongs, commands that are refused.
+    Flood,
     /// The connection was replaced or ended on purpose and should not come back by itself.
     Ended,
     /// The relay failed.

@@ -9,7 +9,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::ControlFlow};
 
 use rkyv::{api::high::to_bytes_in, boxed::ArchivedBox, option::ArchivedOption, rancor};
 
@@ -50,18 +50,24 @@ pub(crate) fn close(why: Close) -> (u16, &'static str) {
         Close::SlowConsumer => (4001, "slow consumer"),
         Close::BadRequest => (4002, "bad request"),
         Close::Ended => (4003, "ended"),
+        Close::Stale => (4005, "no connect command"),
+        Close::Flood => (4004, "too many requests"),
     }
 }
 
-pub(crate) fn decode<'a>(message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
+pub(crate) fn decode<'a>(
+    message: &Incoming<'a>,
+    each: &mut dyn FnMut(Request<'a>) -> ControlFlow<()>,
+) -> Result<usize, Malformed> {
     match message {
         Incoming::Binary(payload) => {
-            each(decode_request(payload)?);
-            Ok(())
+            // There is nothing after its one command to break off.
+            let _ = each(decode_request(payload)?);
+            Ok(payload.len())
         }
         Incoming::Text(_) => Err(Malformed(format!("{SUBPROTOCOL} takes binary messages only"))),
         Incoming::Deflated { .. } => Err(Malformed("the message is still compressed".to_owned())),
-        Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close { .. } => Ok(()),
+        Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close { .. } => Ok(0),
     }
 }
 

@@ -95,6 +95,14 @@ pub struct Limits {
     /// Publishes one connection may make per second; twice as many at once
     #[arg(long, default_value_t = 20, value_name = "PER_S")]
     pub session_publish_rate: u32,
+    /// Commands and frames without effect one connection may send per second: pings, pongs, what is refused, all before
+    /// `connect`; ten times as many at once, then it is closed
+    #[arg(long, default_value_t = 100, value_name = "PER_S")]
+    pub session_chatter_rate: u32,
+    /// Work that one connection's commands may make, percent of a core; what it does not do in a second it may do at
+    /// once. Past that it is read later
+    #[arg(long, default_value_t = 10, value_name = "PERCENT")]
+    pub session_work_percent: u32,
     /// Publishes one user may make in one room per second, over all connections; twice as many at once
     #[arg(long, default_value_t = 10, value_name = "PER_S")]
     pub user_publish_rate: u32,
@@ -124,15 +132,19 @@ pub struct Limits {
     /// Replies, history and backlog that may wait for one connection, bytes; past that it is closed as a slow consumer
     #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
     pub replies_bytes_max: usize,
+    /// A connection for which replies wait and that takes less than this is closed as a slow consumer, bytes per second
+    /// over --slow-consumer-timeout-ms
+    #[arg(long, default_value_t = 8 * 1024, value_name = "BYTES_PER_S")]
+    pub replies_rate_min: u32,
     /// Kernel send buffer of a connection, bytes
     #[arg(long, default_value_t = 64 * 1024, value_name = "BYTES")]
     pub send_buffer_bytes: usize,
     /// Messages to another shard that may wait; past that its members' commands are answered `busy`
     #[arg(long, default_value_t = 65_536, value_name = "N")]
     pub lane_messages_max: usize,
-    /// How long the opening handshake may take, milliseconds
+    /// How long a connection may take from its first byte to its `connect` command, milliseconds
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
-    pub handshake_timeout_ms: u64,
+    pub connect_timeout_ms: u64,
     /// A silent client is pinged this often, unless it takes much of what it is sent, milliseconds
     #[arg(long, default_value_t = 25_000, value_name = "MS")]
     pub ping_interval_ms: u64,
@@ -180,6 +192,8 @@ impl Limits {
         at_least("commands-per-session-max", self.commands_per_session_max as u64, 1)?;
         at_least("session-publish-rate", u64::from(self.session_publish_rate), 1)?;
         at_least("user-publish-rate", u64::from(self.user_publish_rate), 1)?;
+        at_least("session-chatter-rate", u64::from(self.session_chatter_rate), 1)?;
+        at_least("session-work-percent", u64::from(self.session_work_percent), 1)?;
         at_least("pending-publishes-max", self.pending_publishes_max as u64, 1)?;
         at_least("tail-messages-max", self.tail_messages_max as u64, 1)?;
         at_least("lane-messages-max", self.lane_messages_max as u64, 16)?;
@@ -191,7 +205,8 @@ impl Limits {
         at_least("history-bytes-max", self.history_bytes_max as u64, 1)?;
         at_least("feed-bytes-max", self.feed_bytes_max as u64, 1)?;
         at_least("publish-timeout-ms", self.publish_timeout_ms, 10)?;
-        at_least("handshake-timeout-ms", self.handshake_timeout_ms, 100)?;
+        at_least("replies-rate-min", u64::from(self.replies_rate_min), 1)?;
+        at_least("connect-timeout-ms", self.connect_timeout_ms, 100)?;
         at_least("slow-consumer-timeout-ms", self.slow_consumer_timeout_ms, 100)?;
         at_least("shutdown-timeout-ms", self.shutdown_timeout_ms, 100)?;
         if self.replies_bytes_max < 2 * self.history_bytes_max.max(self.body_bytes_max) {

@@ -3,6 +3,7 @@
 //! Modules in reading order: what may be set, what a message meets on its way (session, shard, room, persist, feed),
 //! and what drives it all (serve). Everything up to `mesh` is pure: no I/O, no clock, no runtime.
 
+pub mod allowance;
 pub mod chain;
 pub mod config;
 pub mod control;

@@ -62,7 +62,15 @@ pub enum Mesh {
     /// From the owner: nothing was stored, for the message stored as this one has the key and another body.
     KeyTaken { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
     /// From the owner: a page of history, ascending.
-    Page { waiter: Waiter, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>> },
+    Page {
+        waiter: Waiter,
+        room: Arc<str>,
+        epoch: u64,
+        head: u64,
+        /// So many messages fewer than were asked for.
+        spare: u32,
+        records: Vec<Arc<Record>>,
+    },
     /// From the owner: a command was refused. After a refused join the member is forgotten.
     Refused { waiter: Waiter, room: Arc<str>, code: ErrorCode, retry_after_ms: u32, is_join: bool },
 }

@@ -117,7 +117,7 @@ impl Bucket {
         Err((1000 - self.milli).div_ceil(rate.per_s.max(1)))
     }
 
-    fn is_full(self, rate: Rate, now_us: u64) -> bool {
+    pub fn is_full(self, rate: Rate, now_us: u64) -> bool {
         let mut later = self;
         later.take(rate, now_us).is_ok() && later.milli + 1000 >= rate.burst * 1000
     }

@@ -8,12 +8,12 @@ use protocol::frame::{Decoder, Role};
 use protocol::{Close, Dialect};
 use uring::Segment;
 
+use crate::allowance::Allowance;
 use crate::chain::Cursor;
 use crate::config::Limits;
 use crate::feed::Encoding;
 use crate::ids::SessionId;
 use crate::pipeline::Pipeline;
-use crate::room::Bucket;
 
 /// What the connection's bytes mean now.
 pub enum Phase {
@@ -64,6 +64,24 @@ impl Membership {
     }
 }
 
+/// How far its bytes are read.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, and a million of them")]
+pub struct Reading {
+    /// The shard's intake keeps bytes of it, or the rest of a message.
+    pub has_left: bool,
+    /// These wait for their turn.
+    pub queued: bool,
+    /// More bytes came while some were left.
+    pub behind: bool,
+    /// It owes work, and is read again when time has paid for it.
+    pub resting: bool,
+    /// The ring was told not to receive.
+    pub paused: bool,
+    /// The peer has said everything.
+    pub ended: bool,
+}
+
 /// One connection.
 pub struct Session {
     pub id: SessionId,
@@ -78,6 +96,8 @@ pub struct Session {
     pub dirty: bool,
     /// One connection too many: its handshake is answered 503.
     pub refused: bool,
+    /// The shard keeps replies of it that are to be encoded.
+    pub has_backlog: bool,
     /// The socket is closed once everything queued is sent.
     pub close_when_sent: bool,
     /// Tenths of a second since the shard began: when it was last heard, last due to be pinged, and pinged for the first
@@ -87,7 +107,8 @@ pub struct Session {
     pub asked_ds: u32,
     /// Bytes that its kernel buffer took since it was last due to be pinged.
     pub taken: u32,
-    /// Since when it has taken nothing of what waits for it; 0 while nothing waits.
+    /// Since when it has taken nothing of what waits for it, or too little of what waits for it alone; 0 while nothing
+    /// waits.
     pub blocked_ds: u32,
     pub decoder: Decoder,
     /// None until the connect command.
@@ -99,7 +120,9 @@ pub struct Session {
     pub replies: Vec<u8>,
     /// The bytes in flight, and after a send that was taken in part the rest of them, which goes first.
     pub rest: Option<Segment>,
-    pub bucket: Option<Bucket>,
+    /// None while nothing of it is missing.
+    pub allowance: Option<Box<Allowance>>,
+    pub reading: Reading,
 }
 
 impl Session {
@@ -113,6 +136,7 @@ impl Session {
             more: false,
             dirty: false,
             refused: false,
+            has_backlog: false,
             close_when_sent: false,
             heard_ds: now_ds,
             pinged_ds: now_ds,
@@ -125,7 +149,8 @@ impl Session {
             pipeline: None,
             replies: Vec::new(),
             rest: None,
-            bucket: None,
+            allowance: None,
+            reading: Reading::default(),
         }
     }
 
@@ -150,6 +175,25 @@ impl Session {
         self.pipeline.as_ref().is_some_and(|pipeline| {
             pipeline.commands() >= limits.commands_per_session_max || pipeline.waiting_bytes() >= limits.frame_bytes_max
         })
+    }
+
+    /// What it may cost from now on.
+    pub fn allowance(&mut self, limits: &Limits, now_us: u64) -> &mut Allowance {
+        self.allowance.get_or_insert_with(|| Box::new(Allowance::full(limits, now_us)))
+    }
+
+    /// Bytes that wait for it alone or are being sent to it alone.
+    pub fn owed_bytes(&self) -> usize {
+        let rest = match self.sending {
+            Sending::Private | Sending::Blocked => self.rest.as_ref().map_or(0, Segment::len),
+            Sending::Nothing | Sending::Feed { .. } => 0,
+        };
+        self.replies.len() + rest
+    }
+
+    /// It speaks a dialect and has not said `connect`.
+    pub fn is_nobody(&self) -> bool {
+        self.user.is_none() && self.speaks != Speaks::Echo
     }
 
     pub fn is_open(&self) -> bool {
@@ -222,6 +266,13 @@ impl Sessions {
         let session = self.rings[place.0][place.1].as_ref();
         place.1 += 1;
         session.map(|session| session.id)
+    }
+
+    /// [`Sessions::slice`], to change them.
+    pub fn slice_mut(&mut self, part: usize, parts: usize) -> impl Iterator<Item = &mut Session> {
+        self.rings
+            .iter_mut()
+            .flat_map(move |slots| slots.iter_mut().skip(part).step_by(parts).flatten().map(|s| &mut **s))
     }
 
     /// The sessions among the slots `part` of `parts` of every ring: a slice for housekeeping.

@@ -36,6 +36,9 @@ pub struct Ring {
     /// Sockets whose receive ended because no buffer was left, in order.
     starved: VecDeque<Socket>,
     accepts_max: u16,
+    /// Receives given in this turn, and how many may be.
+    received: usize,
+    receives_max: usize,
     quiet: bool,
     wake: Wake,
 }
@@ -55,6 +58,8 @@ impl Ring {
             targets: HashMap::new(),
             starved: VecDeque::new(),
             accepts_max: ACCEPTS_MAX,
+            received: 0,
+            receives_max: usize::MAX,
             quiet: false,
             wake: wake.clone(),
         })
@@ -75,6 +80,12 @@ impl Ring {
     /// further ones wait in the listener's backlog.
     pub fn set_accepts(&mut self, max: u16) {
         self.accepts_max = max.min(ACCEPTS_MAX);
+    }
+
+    /// In a turn so many [`Event::Received`] are given, and a batch of completions more; the others come with the next
+    /// turns, which the wake announces. Without it a peer that sends without end could make a turn as long.
+    pub fn set_receives(&mut self, max: usize) {
+        self.receives_max = max;
     }
 
     /// Stops accepting and closes the listener(s), within the next turns; until then connections may still come.
@@ -167,8 +178,8 @@ impl Ring {
     }
 
     /// Enters the kernel once: submits what is queued and takes what has completed, giving each event to `each` until
-    /// no completion is left (or a whole queue of them was read: then the wake is notified). Returns how many events
-    /// there were.
+    /// no completion is left (or a whole queue of them was read, or as many receives as [`Ring::set_receives`] says:
+    /// then the wake is notified). Returns how many events there were.
     pub fn turn(&mut self, mut each: impl FnMut(Event<'_>)) -> usize {
         self.queue.mute();
         if self.queue.has_unsubmitted() || self.queue.kernel_holds_completions() {
@@ -177,7 +188,8 @@ impl Ring {
         let mut events = 0;
         let mut batch = [const { MaybeUninit::uninit() }; BATCH];
         let mut left = self.queue.capacity();
-        while left > 0 {
+        self.received = 0;
+        while left > 0 && self.received < self.receives_max {
             let completions = self.queue.take(&mut batch);
             for completion in completions {
                 events += usize::from(self.complete(completion, &mut each));

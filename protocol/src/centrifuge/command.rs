@@ -1,18 +1,25 @@
 //! What a client sends: JSON objects one after the other, each with at most one method.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::ControlFlow};
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::{Command, Content, Page, Request, Start, dialect::Malformed};
 
-pub(super) fn read_all<'a>(text: &'a str, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
-    for envelope in serde_json::Deserializer::from_str(text).into_iter::<Envelope<'a>>() {
+/// Returns how many bytes were used: all, unless `each` breaks off.
+pub(super) fn read<'a>(
+    text: &'a str,
+    each: &mut dyn FnMut(Request<'a>) -> ControlFlow<()>,
+) -> Result<usize, Malformed> {
+    let mut envelopes = serde_json::Deserializer::from_str(text).into_iter::<Envelope<'a>>();
+    while let Some(envelope) = envelopes.next() {
         let envelope = envelope.map_err(|error| Malformed(format!("not a command in JSON: {error}")))?;
-        each(envelope.request()?);
+        if each(envelope.request()?).is_break() {
+            return Ok(envelopes.byte_offset());
+        }
     }
-    Ok(())
+    Ok(text.len())
 }
 
 /// One command. Unknown fields are let pass, so a method we do not know leaves all of these empty.

@@ -1,17 +1,17 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::ControlFlow};
 
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ClientId, Command, Content, ErrorCode, Kind, Message, NewParts, Page, Start,
+    ClientId, Command, Content, Dialect, ErrorCode, Kind, Message, NewParts, Page, Start,
     dialect::samples::{MESSAGES, any_command, any_messages, commands, events},
 };
 
 fn read(text: &str) -> Result<Vec<Request<'_>>, Malformed> {
     let mut requests = Vec::new();
-    decode(&Incoming::Text(text), &mut |request| requests.push(request)).map(|()| requests)
+    Dialect::Centrifuge.decode(&Incoming::Text(text), &mut |request| requests.push(request)).map(|()| requests)
 }
 
 fn read_one(text: &str) -> Command<'_> {
@@ -134,9 +134,30 @@ fn a_body_keeps_its_publishers_spelling_and_a_string_its_quotes() {
 fn commands_before_a_malformed_one_are_given() {
     let mut given = Vec::new();
     let text = "{\"id\":1,\"ping\":{}}\n{\"id\":2,\"subscribe\":{}}\n{\"id\":3,\"ping\":{}}";
-    let refused = decode(&Incoming::Text(text), &mut |request| given.push(request.tag));
+    let refused = Dialect::Centrifuge.decode(&Incoming::Text(text), &mut |request| given.push(request.tag));
     assert!(refused.unwrap_err().0.contains("missing field `channel`"));
     assert_eq!(given, [1]);
+}
+
+#[test]
+fn a_message_that_is_broken_off_goes_on_with_its_rest() {
+    let text =
+        "{\"id\":1,\"ping\":{}}{\"id\":2,\"publish\":{\"channel\":\"é\",\"data\":\"é\"}}\n{}{\"id\":4,\"ping\":{}}";
+    let mut whole = Vec::new();
+    Dialect::Centrifuge.decode(&Incoming::Text(text), &mut |request| whole.push(request)).unwrap();
+    for share in 1..=whole.len() {
+        let (mut at, mut pieces) = (0, Vec::new());
+        while at < text.len() {
+            let mut left = share;
+            let mut each = |request| {
+                pieces.push(request);
+                left -= 1;
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            at += Dialect::Centrifuge.decode_some(&Incoming::Text(&text[at..]), &mut each).unwrap();
+        }
+        assert_eq!(pieces, whole, "{share} at a time");
+    }
 }
 
 #[test]

@@ -6,6 +6,9 @@ use super::header::{Fragmented, HEADER_BYTES_MAX, Header, Rules};
 use super::mask::apply_mask;
 use super::{FrameError, Incoming, Opcode, Role, text};
 
+/// Empty fragments of one message. They say nothing; without a limit a message of them would never end.
+const EMPTY_FRAGMENTS_MAX: u16 = 1000;
+
 /// Takes a connection's bytes apart. Owns no buffer while no message is half-way (idle: at most 48 bytes, no heap).
 #[derive(Debug)]
 pub struct Decoder {
@@ -19,6 +22,8 @@ pub struct Decoder {
 struct Partial {
     /// The bytes of a header that is not complete.
     head: Vec<u8>,
+    /// Empty fragments of the message so far.
+    empty_fragments: u16,
     /// A frame whose payload is not complete: its header, less what has arrived.
     frame: Option<Header>,
     /// A fragment of a message whose final one has not been seen.
@@ -148,6 +153,12 @@ impl Partial {
     /// Adds unmasked payload to what `frame` belongs to. Returns whether that is complete now.
     fn gather(&mut self, frame: Header, payload: &[u8], message_bytes_max: usize) -> Result<bool, FrameError> {
         let is_control = frame.opcode.is_control();
+        if payload.is_empty() && frame.left == 0 && !is_control {
+            self.empty_fragments += 1;
+            if self.empty_fragments > EMPTY_FRAGMENTS_MAX {
+                return Err(FrameError::Protocol("a message of empty fragments"));
+            }
+        }
         let buffer = if is_control { &mut self.control } else { &mut self.message };
         let bytes_max = if frame.is_final { buffer.len() + frame.left } else { message_bytes_max };
         append(buffer, payload, bytes_max);

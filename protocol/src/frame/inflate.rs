@@ -13,6 +13,9 @@ use super::{FrameError, Incoming, Opcode, text};
 /// What the sender cut off, and an empty last block after it. A message that was cut or changed does not end exactly
 /// with that block, or takes the tail for something of its own.
 const TAIL: [u8; FLUSH.len() + 2] = [FLUSH[0], FLUSH[1], FLUSH[2], FLUSH[3], 0x03, 0x00];
+/// Last blocks (BFINAL) within a message, after each of which a new stream begins, which is dear: a sender may end what
+/// it flushes with one, nobody needs more than a few.
+const STREAMS_MAX: usize = 64;
 /// The least room for a message.
 const ROOM_BYTES_MIN: usize = 4096;
 
@@ -64,6 +67,7 @@ impl Inflater {
     /// Inflates `input` to the end and adds to `written`. Returns whether a last block (BFINAL) ends with it. What
     /// follows an earlier last block is a new stream of the same message.
     fn take(&mut self, mut input: &[u8], written: &mut usize, bytes_max: usize) -> Result<bool, FrameError> {
+        let mut streams = 1;
         loop {
             let room = *written..self.room_end(*written, bytes_max);
             let (taken, given) = (self.stream.total_in(), self.stream.total_out());
@@ -78,7 +82,11 @@ impl Inflater {
             match status {
                 Err(_) => return Err(FrameError::Corrupt),
                 Ok(Status::StreamEnd) if input.is_empty() => return Ok(true),
-                Ok(Status::StreamEnd) => self.stream.reset(false),
+                Ok(Status::StreamEnd) if streams == STREAMS_MAX => return Err(FrameError::Corrupt),
+                Ok(Status::StreamEnd) => {
+                    self.stream.reset(false);
+                    streams += 1;
+                }
                 Ok(_) if input.is_empty() && given < room.len() => return Ok(false),
                 Ok(_) if taken == 0 && given == 0 => return Err(FrameError::Corrupt),
                 Ok(_) => {}

@@ -2,7 +2,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    Kind, Message, Parts,
+    Dialect, Kind, Message, Parts,
     dialect::samples::{any_command, any_messages, commands, events},
     snowflake::{EPOCH_MS, Snowflake},
 };
@@ -54,7 +54,7 @@ fn read_back(payload: &[u8], check: impl FnOnce(u32, Event<'_>)) {
 
 fn read_request(payload: &[u8]) -> Result<Vec<Request<'_>>, Malformed> {
     let mut requests = Vec::new();
-    decode(&Incoming::Binary(payload), &mut |request| requests.push(request)).map(|()| requests)
+    Dialect::Native.decode(&Incoming::Binary(payload), &mut |request| requests.push(request)).map(|()| requests)
 }
 
 #[test]

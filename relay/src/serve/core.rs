@@ -138,6 +138,8 @@ impl Core {
             queue_entries: QUEUE_ENTRIES,
         };
         let mut rings = (0..capacity.rings).map(|_| Ring::new(config, &links.wake)).collect::<Result<Vec<_>, _>>()?;
+        // Each buffer once a turn.
+        rings.iter_mut().for_each(|ring| ring.set_receives(RECV_BUFFERS.into()));
         rings[0].listen(listener);
         let shutdown = Duration::from_millis(setup.limits.shutdown_timeout_ms);
         Ok(Self {
@@ -230,7 +232,7 @@ impl Core {
                 Event::Received(socket, bytes) => shard.on_bytes(id(socket), bytes),
                 Event::Sent(socket, result) => shard.on_sent(id(socket), result),
                 Event::Writable(socket) => shard.on_writable(id(socket)),
-                Event::Ended(socket, _) => shard.on_ended(id(socket)),
+                Event::Ended(socket, error) => shard.on_ended(id(socket), error.as_ref()),
                 Event::Accepted(fd) => accepted.push(Handover { fd, refused: 0 }),
                 Event::AcceptFailed(error) => {
                     if let Some(held) = trouble.pass() {
@@ -295,13 +297,18 @@ impl Core {
     fn carry_out(&mut self) -> bool {
         let outbox = &mut self.shard.outbox;
         let socket = |id: SessionId| Socket { slot: id.slot(), generation: id.generation() };
-        let caused = !(outbox.sends.is_empty() && outbox.polls.is_empty() && outbox.closes.is_empty());
+        let is_still = outbox.sends.is_empty() && outbox.polls.is_empty();
+        let caused = !(is_still && outbox.receives.is_empty() && outbox.closes.is_empty());
         for (id, segment) in outbox.sends.drain(..) {
             self.queued = (self.queued.0 + 1, self.queued.1 + segment.len());
             self.rings[id.ring()].send(socket(id), segment);
         }
         for id in outbox.polls.drain(..) {
             self.rings[id.ring()].wait_writable(socket(id));
+        }
+        for (id, wanted) in outbox.receives.drain(..) {
+            let ring = &mut self.rings[id.ring()];
+            if wanted { ring.resume(socket(id)) } else { ring.pause(socket(id)) }
         }
         for id in outbox.closes.drain(..) {
             self.rings[id.ring()].close(socket(id));

@@ -1,10 +1,9 @@
-//! From a connection's bytes to commands, and from commands to the shard that owns their room.
+//! Request heads, and commands: from a connection to the shard that owns the room.
 
-use std::mem;
 use std::sync::Arc;
 
-use protocol::frame::{self, Decoder, FrameError, Incoming, Opcode, Role};
-use protocol::handshake;
+use protocol::frame;
+use protocol::handshake::{self, Upgrade};
 use protocol::{ClientId, Close, Command, Content, Dialect, ErrorCode, Event, NewParts, Request, centrifuge};
 use storage::Key;
 
@@ -12,7 +11,6 @@ use super::Shard;
 use crate::dedupe::{body_hash, key_hash};
 use crate::ids::{SessionId, owner_of};
 use crate::pipeline::Ask;
-use crate::room::{Bucket, Rate};
 use crate::session::{Phase, Sending, Session, Speaks};
 
 /// Where conformance suites find the echo.
@@ -24,26 +22,7 @@ pub const FULL_RETRY_S: u32 = 5;
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 impl Shard {
-    /// Bytes from a connection; they are unmasked in place.
-    pub fn on_bytes(&mut self, id: SessionId, bytes: &mut [u8]) {
-        let Some(mut session) = self.sessions.take(id) else { return };
-        // A handshake, and a closed connection, end in their time however much the peer says.
-        if session.is_open() {
-            session.heard_ds = self.now.ds();
-        }
-        self.close_swamped(&mut session);
-        if let Phase::Handshake(head) = &mut session.phase {
-            let mut head = mem::take(head);
-            head.extend_from_slice(bytes);
-            self.on_head(&mut session, head);
-        } else {
-            self.on_frames(&mut session, bytes);
-        }
-        self.mark(&mut session);
-        self.sessions.put(session);
-    }
-
-    /// Closes a session that lets too much pile up: asked before a reply is added, so that a single one may be large.
+    /// Closes a session that lets too much pile up: asked before a short reply is added.
     pub(super) fn close_swamped(&mut self, session: &mut Session) {
         if session.is_open() && session.replies.len() > self.setup.limits.replies_bytes_max {
             self.stats.slow_closed += 1;
@@ -63,18 +42,36 @@ impl Shard {
         }
     }
 
-    fn on_head(&mut self, session: &mut Session, mut head: Vec<u8>) {
-        let (upgrade, used) = match handshake::read_request(&head, HEAD_BYTES_MAX) {
+    /// A request head, as far as it has come. Returns how many of its bytes are no WebSocket yet.
+    pub(super) fn on_head(&mut self, session: &mut Session, head: Vec<u8>) -> usize {
+        match handshake::read_request(&head, HEAD_BYTES_MAX) {
             handshake::Request::Partial => {
+                let all = head.len();
                 session.phase = Phase::Handshake(head);
-                return;
+                all
             }
             handshake::Request::Refused { response } => {
                 session.heard_ds = self.now.ds();
-                return refuse(session, response);
+                refuse(session, response);
+                head.len()
             }
-            handshake::Request::Upgrade { upgrade, used } => (upgrade, used),
-        };
+            handshake::Request::Upgrade { upgrade, used } => {
+                self.on_upgrade(session, &upgrade);
+                used
+            }
+        }
+    }
+
+    /// A request that does not come in time.
+    pub(super) fn time_out(&mut self, session: &mut Session) {
+        session.heard_ds = self.now.ds();
+        let mut response = Vec::new();
+        handshake::refuse(408, "No whole request came in time (--connect-timeout-ms).\n", None, &mut response);
+        refuse(session, response);
+        self.mark(session);
+    }
+
+    fn on_upgrade(&mut self, session: &mut Session, upgrade: &Upgrade) {
         session.heard_ds = self.now.ds();
         let answer = |status, body: &str, retry_after_s| {
             let mut response = Vec::new();
@@ -103,99 +100,8 @@ impl Shard {
         };
         session.deflate = upgrade.deflate;
         session.decoder = self.decoder(session.deflate);
-        handshake::accept(&upgrade, subprotocol, session.deflate, &mut session.replies);
+        handshake::accept(upgrade, subprotocol, session.deflate, &mut session.replies);
         session.phase = Phase::Open;
-        self.on_frames(session, &mut head[used..]);
-    }
-
-    fn on_frames(&mut self, session: &mut Session, bytes: &mut [u8]) {
-        let spare = self.decoder(session.deflate);
-        let mut decoder = mem::replace(&mut session.decoder, spare);
-        let mut at = 0;
-        // To the end even when nothing is left: that is when a delivered message's buffer is freed.
-        while !session.close_when_sent {
-            match decoder.next(&mut bytes[at..]) {
-                Ok((_, None)) => break,
-                Ok((used, Some(Incoming::Deflated { opcode, payload }))) => {
-                    self.on_deflated(session, opcode, payload);
-                    at += used;
-                }
-                Ok((used, Some(incoming))) => {
-                    self.on_incoming(session, &incoming);
-                    at += used;
-                }
-                Err(error) => self.fail(session, error),
-            }
-        }
-        session.decoder = decoder;
-    }
-
-    fn decoder(&self, deflate: bool) -> Decoder {
-        let decoder = Decoder::new(Role::Server, self.setup.limits.frame_bytes_max);
-        if deflate { decoder.with_deflate() } else { decoder }
-    }
-
-    fn on_deflated(&mut self, session: &mut Session, opcode: Opcode, payload: &[u8]) {
-        if !session.is_open() {
-            return;
-        }
-        let mut inflater = self.inflater.take().unwrap_or_default();
-        match inflater.inflate(opcode, payload, self.setup.limits.frame_bytes_max) {
-            Ok(incoming) => self.on_incoming(session, &incoming),
-            Err(error) => self.fail(session, error),
-        }
-        self.inflater = Some(inflater);
-    }
-
-    /// The peer broke the protocol: it is told how and closed.
-    fn fail(&mut self, session: &mut Session, error: FrameError) {
-        if session.is_open() {
-            frame::write_close(error.close_code(), &error.to_string(), &mut session.replies);
-            self.leave_all(session);
-        }
-        session.phase = Phase::Closing;
-        session.close_when_sent = true;
-    }
-
-    fn on_incoming(&mut self, session: &mut Session, incoming: &Incoming<'_>) {
-        if let Incoming::Close { code, .. } = incoming {
-            if session.is_open() {
-                match code {
-                    Some(code) => frame::write_close(*code, "", &mut session.replies),
-                    None => frame::write(Opcode::Close, b"", &mut session.replies),
-                }
-                self.leave_all(session);
-            }
-            session.phase = Phase::Closing;
-            session.close_when_sent = true;
-            return;
-        }
-        if !session.is_open() {
-            return;
-        }
-        match (incoming, session.speaks) {
-            (Incoming::Ping(payload), _) => frame::write(Opcode::Pong, payload, &mut session.replies),
-            (Incoming::Text(text), Speaks::Echo) => self.echo(session, Opcode::Text, text.as_bytes()),
-            (Incoming::Binary(bytes), Speaks::Echo) => self.echo(session, Opcode::Binary, bytes),
-            (Incoming::Text(_) | Incoming::Binary(_), Speaks::Dialect(dialect)) => {
-                let decoded = dialect.decode(incoming, &mut |request| self.on_request(session, dialect, &request));
-                if let Err(malformed) = decoded {
-                    let error = Event::Error { code: ErrorCode::BadRequest, message: &malformed.0, retry_after_ms: 0 };
-                    dialect.encode(0, &error, &mut session.replies);
-                    self.close(session, Close::BadRequest);
-                }
-            }
-            (Incoming::Pong(_) | Incoming::Close { .. } | Incoming::Deflated { .. }, _) => {}
-        }
-    }
-
-    fn echo(&mut self, session: &mut Session, opcode: Opcode, payload: &[u8]) {
-        if !session.deflate {
-            return frame::write(opcode, payload, &mut session.replies);
-        }
-        let mut plain = Vec::with_capacity(payload.len() + 10);
-        frame::write(opcode, payload, &mut plain);
-        session.replies.extend_from_slice(self.deflation.frames(&plain));
     }
 
     /// Queues the close frame and leaves all rooms; the socket is closed when the peer answers, or soon after.
@@ -217,11 +123,13 @@ impl Shard {
         self.mark(session);
     }
 
-    fn on_request(&mut self, session: &mut Session, dialect: Dialect, request: &Request<'_>) {
+    pub(super) fn on_request(&mut self, session: &mut Session, dialect: Dialect, request: &Request<'_>) {
         if !session.is_open() {
             return;
         }
+        self.stats.commands += 1;
         let outcome = self.run(session, dialect, request);
+        self.charge(session, &request.command, outcome.as_ref().err().map(|(code, ..)| *code));
         self.refuse_at_once(session, dialect, request.tag, outcome);
     }
 
@@ -278,6 +186,7 @@ impl Shard {
         let connected = Event::Connected { user: &user, session: session_id, client, ping_s };
         dialect.encode(tag, &connected, &mut session.replies);
         session.user = Some(user);
+        session.pinged_ds = self.now.ds();
         Ok(())
     }
 
@@ -324,10 +233,9 @@ impl Shard {
         if !valid {
             return Err((ErrorCode::BadRequest, "the body is not what its content type says", 0));
         }
-        let rate = Rate { per_s: limits.session_publish_rate, burst: 2 * limits.session_publish_rate };
-        let bucket = session.bucket.get_or_insert_with(|| Bucket::full(rate, self.now.us));
-        bucket
-            .take(rate, self.now.us)
+        session
+            .allowance(limits, self.now.us)
+            .publish(limits, self.now.us)
             .map_err(|retry_ms| (ErrorCode::RateLimited, "this connection publishes too fast", retry_ms))
     }
 }

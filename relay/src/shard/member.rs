@@ -9,6 +9,7 @@ use storage::Record;
 use uring::Segment;
 
 use super::Shard;
+use super::backlog::{Reply, next_batch};
 use super::command::Refusal;
 use crate::chain::{Cursor, Next};
 use crate::feed::{Encoding, Feed, Shared};
@@ -16,9 +17,6 @@ use crate::ids::{SessionId, owner_of};
 use crate::mesh::Mesh;
 use crate::room::Waiter;
 use crate::session::{Membership, Phase, Sending, Session, Speaks};
-
-/// Bodies of one frame, bytes: a longer run of messages becomes several frames.
-const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
 
 impl Shard {
     /// Notes that a join is sent to the owner. Returns what this core can serve of it.
@@ -81,13 +79,16 @@ impl Shard {
             // Its cursor is of this membership: bytes that are not taken may not move that of a later one.
             session.sending = Sending::Private;
         }
+        self.drop_backlog(session, room);
         self.forget(session.encoding(), membership);
         true
     }
 
-    /// Leaves all rooms, and forgets what waits for its turn. Joins that are under way are left when their reply comes.
+    /// Leaves all rooms, and forgets what waits for its turn or to be sent. Joins that are under way are left when their
+    /// reply comes.
     pub(super) fn leave_all(&mut self, session: &mut Session) {
         session.pipeline = None;
+        self.drop_backlogs(session);
         for membership in mem::take(&mut session.rooms) {
             if membership.is_joined() {
                 self.forget(session.encoding(), membership);
@@ -120,10 +121,17 @@ impl Shard {
         if feed.head != head {
             feed.reset(head);
         }
+        let backlog = Reply::Backlog { room: room.clone(), records: backlog, at: 0 };
         let open = self.sessions.take(waiter.session).map(|mut session| {
-            self.close_swamped(&mut session);
             let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
-            let member = session.encoding().zip(joining);
+            let mut member = session.encoding().zip(joining);
+            if let Some((encoding, n)) = member
+                && !self.may_owe(&session, backlog.bytes())
+            {
+                session.rooms.swap_remove(n);
+                member = None;
+                self.refuse_reply(&mut session, encoding.dialect, waiter.tag);
+            }
             if let Some((encoding, n)) = member {
                 let feed = self.feed(index);
                 let (at, cursor) = feed.add(session.id, encoding, resume);
@@ -132,10 +140,13 @@ impl Shard {
                 self.stats.resumed += u64::from(session.more);
                 let dialect = encoding.dialect;
                 let joined = Event::Joined { room: &room, epoch, from, head, recovering, recovered };
-                dialect.encode(waiter.tag, &joined, &mut session.replies);
-                encode_batches(dialect, &room, &backlog, |frame, _| session.replies.extend_from_slice(frame));
-                self.mark(&mut session);
+                self.say(&mut session, dialect, waiter.tag, &joined);
+                if !backlog.is_empty() {
+                    self.owe(&mut session, backlog);
+                }
             }
+            self.regulate(&mut session);
+            self.mark(&mut session);
             self.sessions.put(session);
             member.is_some()
         });
@@ -191,11 +202,6 @@ impl Shard {
         self.answer(waiter, &Event::KeyTaken { seq, id });
     }
 
-    pub(super) fn on_page(&mut self, waiter: Waiter, room: &str, epoch: u64, head: u64, records: &[Arc<Record>]) {
-        let messages: Vec<Message<'_>> = records.iter().map(|record| record.message()).collect();
-        self.answer(waiter, &Event::History { room, epoch, head, messages: &messages });
-    }
-
     pub(super) fn on_refused(
         &mut self,
         waiter: Waiter,
@@ -224,9 +230,10 @@ impl Shard {
         let Some(mut session) = self.sessions.take(waiter.session) else { return };
         self.close_swamped(&mut session);
         if let (Phase::Open, Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
-            dialect.encode(waiter.tag, event, &mut session.replies);
-            self.mark(&mut session);
+            self.say(&mut session, dialect, waiter.tag, event);
         }
+        self.regulate(&mut session);
+        self.mark(&mut session);
         self.sessions.put(session);
     }
 
@@ -237,10 +244,16 @@ impl Shard {
         if session.sending != Sending::Nothing {
             return;
         }
-        if session.rest.is_none() && session.replies.is_empty() && session.is_open() {
-            self.visit_feeds(id);
-            return;
+        if session.rest.is_none() && session.replies.is_empty() {
+            if session.has_backlog {
+                let Some(mut session) = self.sessions.take(id) else { return };
+                self.encode_some(&mut session);
+                self.sessions.put(session);
+            } else if session.is_open() {
+                return self.visit_feeds(id);
+            }
         }
+        let Some(session) = self.sessions.get(id) else { return };
         let private = match session.rest.take() {
             Some(rest) => Some(rest),
             None if session.replies.is_empty() => None,
@@ -313,15 +326,24 @@ impl Shard {
         };
         let sending = mem::replace(&mut session.sending, Sending::Nothing);
         let Some(segment) = session.rest.take() else { return };
-        if taken == segment.len() {
-            session.blocked_ds = 0;
+        let left = segment.len() - taken;
+        let has_crept_on = self.creep(id, taken, left);
+        let Some(session) = self.sessions.get(id) else { return };
+        if left == 0 {
+            if has_crept_on {
+                session.blocked_ds = 0;
+            }
             session.taken = session.taken.saturating_add(taken as u32);
+            let waits = session.reading.paused || session.reading.has_left;
             if self.has_more(id) {
                 self.visit(id);
             }
+            if waits {
+                self.with_session(id, |_, _| {});
+            }
             return;
         }
-        if taken > 0 || session.blocked_ds == 0 {
+        if has_crept_on || session.blocked_ds == 0 {
             session.blocked_ds = now_ds;
         }
         match sending {
@@ -340,7 +362,12 @@ impl Shard {
     /// Something waits that no sweep will come by for.
     fn has_more(&mut self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
-        if !session.replies.is_empty() || session.close_when_sent || session.more || session.rooms.len() > 1 {
+        if !session.replies.is_empty()
+            || session.has_backlog
+            || session.close_when_sent
+            || session.more
+            || session.rooms.len() > 1
+        {
             return true;
         }
         let Some(membership) = session.rooms.first() else { return false };
@@ -361,15 +388,11 @@ impl Shard {
         }
     }
 
-    /// The peer is gone, or the connection failed.
-    pub fn on_ended(&mut self, id: SessionId) {
-        self.end(id);
-    }
-
     /// Ends a connection at once.
     pub(super) fn end(&mut self, id: SessionId) {
         if let Some(mut session) = self.sessions.remove(id) {
             self.admitted -= usize::from(!session.refused);
+            self.forget_left_over(&session);
             self.leave_all(&mut session);
             self.outbox.closes.push(id);
         }
@@ -379,17 +402,13 @@ impl Shard {
 /// Encodes records as frames of bounded size; `each` gets a frame and its last seq.
 fn encode_batches(dialect: Dialect, room: &str, records: &[Arc<Record>], mut each: impl FnMut(&[u8], u64)) {
     let mut frame = Vec::new();
-    let mut messages = Vec::with_capacity(records.len());
-    let mut bytes = 0;
-    for (n, record) in records.iter().enumerate() {
-        messages.push(record.message());
-        bytes += record.body.len();
-        if bytes >= FRAME_BODY_BYTES_MAX || n + 1 == records.len() {
-            frame.clear();
-            dialect.encode(0, &Event::Batch { room, messages: &messages }, &mut frame);
-            each(&frame, record.seq);
-            messages.clear();
-            bytes = 0;
-        }
+    let mut batch = next_batch(records, 0);
+    while !batch.is_empty() {
+        let records_of_it = &records[batch.clone()];
+        let messages: Vec<Message<'_>> = records_of_it.iter().map(|record| record.message()).collect();
+        frame.clear();
+        dialect.encode(0, &Event::Batch { room, messages: &messages }, &mut frame);
+        each(&frame, records_of_it[records_of_it.len() - 1].seq);
+        batch = next_batch(records, batch.end);
     }
 }

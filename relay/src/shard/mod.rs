@@ -1,12 +1,16 @@
 //! One core's part of the relay, as a plain synchronous value: what happened goes in, effects come out.
 //!
-//! A table of contents. [`command`] turns a connection's bytes into commands, [`order`] lets them go on in their order,
-//! [`owner`] runs the rooms this shard owns, [`member`] serves the members connected here,
-//! [`fanout`] says when each is visited, [`upkeep`] is what time alone causes. `session`, `room` and
+//! A table of contents. [`intake`] says whose bytes are read in a turn, [`frames`] takes them apart, [`command`] checks commands and
+//! [`order`] lets them go on in their order, [`owner`] runs the rooms this shard owns, [`member`] serves the members
+//! connected here, [`backlog`] what is sent to one of them alone in pieces, [`fanout`] says when each is visited,
+//! [`upkeep`] is what time alone causes. `session`, `room` and
 //! `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
 
+mod backlog;
 mod command;
 mod fanout;
+mod frames;
+mod intake;
 mod member;
 mod order;
 mod outbox;
@@ -22,6 +26,7 @@ use foldhash::{HashMap, HashMapExt};
 use protocol::frame::Inflater;
 use protocol::snowflake::Snowflake;
 
+use self::backlog::Reply;
 pub use self::command::{FULL, FULL_RETRY_S};
 pub use self::outbox::{Outbox, StoreReply, StoreRequest};
 pub use self::stats::Stats;
@@ -107,6 +112,8 @@ pub struct Shard {
     ids: Snowflake,
     tempo: Tempo,
     fanout: fanout::Fanout,
+    intake: intake::Intake,
+    backlogs: HashMap<SessionId, backlog::Waiting>,
     /// Commands sent to owners whose reply has not come: each gets exactly one.
     unanswered: u64,
     /// Connections that are not one too many.
@@ -141,6 +148,8 @@ impl Shard {
             ids: Snowflake::new(setup.node, setup.shard as u16, setup.ids_after_ms),
             tempo: setup.period_us.map_or_else(Tempo::new, Tempo::fixed),
             fanout: fanout::Fanout::default(),
+            intake: intake::Intake::default(),
+            backlogs: HashMap::new(),
             unanswered: 0,
             admitted: 0,
             local: VecDeque::new(),
@@ -158,6 +167,7 @@ impl Shard {
     pub fn begin(&mut self, now: Now) {
         debug_assert!(now.us >= self.now.us, "monotonic time ran backwards");
         self.now = now;
+        self.intake.begin();
     }
 
     /// A connection was accepted; one that is not `admitted` is one too many and answered 503.
@@ -183,7 +193,9 @@ impl Shard {
             Mesh::Deliver { room, records } => self.on_deliver(&room, &records),
             Mesh::Acked { waiter, room, seq, id } => self.on_acked(waiter, &room, seq, id),
             Mesh::KeyTaken { waiter, seq, id, .. } => self.on_key_taken(waiter, seq, id),
-            Mesh::Page { waiter, room, epoch, head, records } => self.on_page(waiter, &room, epoch, head, &records),
+            Mesh::Page { waiter, room, epoch, head, spare, records } => {
+                self.on_page(waiter, spare, |tag| Reply::Page { tag, room, epoch, head, records });
+            }
             Mesh::Refused { waiter, room, code, retry_after_ms, is_join } => {
                 self.on_refused(waiter, &room, code, retry_after_ms, is_join);
             }
@@ -211,11 +223,13 @@ impl Shard {
 
     /// There is no room for commands and frames in the lane to this shard; replies still wait in the outbox.
     fn lane_is_full(&self, shard: usize) -> bool {
-        shard != self.setup.shard && self.outbox.mesh[shard].len() >= self.setup.limits.lane_messages_max
+        let waiting = if shard == self.setup.shard { self.local.len() } else { self.outbox.mesh[shard].len() };
+        waiting >= self.setup.limits.lane_messages_max
     }
 
     /// Ends a turn: does what is due and leaves all effects in the outbox. To be called once after the inputs.
     pub fn flush(&mut self) {
+        self.read_left_overs();
         self.keep_up();
         while let Some(message) = self.local.pop_front() {
             self.on_mesh(message);
@@ -231,7 +245,7 @@ impl Shard {
     /// When the next turn is due even if nothing happens, microseconds on the clock of [`Now::us`].
     pub fn deadline_us(&self) -> u64 {
         let mut at = if self.upkeep.is_stopping() { self.now.us + 1000 } else { self.upkeep.next_us() };
-        at = at.min(self.next_fan_out_us());
+        at = at.min(self.next_fan_out_us()).min(self.intake.next_us(self.now.us));
         if !self.uncut.is_empty() {
             at = at.min(self.next_cut_us());
         }
@@ -266,9 +280,14 @@ impl Shard {
         self.feeds.iter().flatten().map(|feed| feed.chunks()).max().unwrap_or(0)
     }
 
-    /// Most bytes of replies that wait for one connection.
+    /// Most bytes that wait for one connection alone or are on their way to it alone.
     pub fn replies_bytes(&self) -> usize {
-        self.sessions.slice(0, 1).map(|session| session.replies.len()).max().unwrap_or(0)
+        self.sessions.slice(0, 1).map(|session| self.owed_bytes(session)).max().unwrap_or(0)
+    }
+
+    /// Most bytes of one connection that wait to be read.
+    pub fn left_bytes(&self) -> usize {
+        self.intake.left_bytes()
     }
 
     /// Most commands under way of one connection.

@@ -45,7 +45,7 @@ impl Shard {
             if !self.leave(session, &room) {
                 return Err((ErrorCode::NotJoined, "not a member of this room", 0));
             }
-            dialect.encode(tag, &Event::Left { room: &room }, &mut session.replies);
+            self.say(session, dialect, tag, &Event::Left { room: &room });
             return Ok(());
         }
         let owner = self.owner(&room)?;
@@ -87,6 +87,7 @@ impl Shard {
         if session.pipeline.as_ref().is_some_and(|pipeline| pipeline.is_empty()) {
             session.pipeline = None;
         }
+        self.regulate(&mut session);
         self.sessions.put(session);
     }
 
@@ -100,8 +101,8 @@ impl Shard {
     ) {
         let Err((code, message, retry_after_ms)) = outcome else { return };
         self.stats.refuse(code);
-        if tag != 0 {
-            dialect.encode(tag, &Event::Error { code, message, retry_after_ms }, &mut session.replies);
+        if tag != 0 && session.is_open() {
+            self.say(session, dialect, tag, &Event::Error { code, message, retry_after_ms });
         }
     }
 }

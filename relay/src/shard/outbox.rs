@@ -15,6 +15,8 @@ pub struct Outbox {
     /// Tell when the socket is writable again.
     pub polls: Vec<SessionId>,
     pub closes: Vec<SessionId>,
+    /// Whether to receive from now on.
+    pub receives: Vec<(SessionId, bool)>,
     /// By shard. What the lane does not take stays here.
     pub mesh: Vec<Vec<Mesh>>,
     pub store: Vec<StoreRequest>,
@@ -23,7 +25,7 @@ pub struct Outbox {
 impl Outbox {
     pub fn new(shards: usize) -> Self {
         let mesh = (0..shards).map(|_| Vec::new()).collect();
-        Self { sends: Vec::new(), polls: Vec::new(), closes: Vec::new(), mesh, store: Vec::new() }
+        Self { sends: Vec::new(), polls: Vec::new(), closes: Vec::new(), receives: Vec::new(), mesh, store: Vec::new() }
     }
 }
 

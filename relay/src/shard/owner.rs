@@ -198,8 +198,9 @@ impl Shard {
                 let last = found_end(page, (first, last), extra, room.tail_first());
                 if let Some(mut records) = self.collect(room, first, last, extra, message) {
                     shorten(&mut records, page, self.setup.limits.history_bytes_max);
-                    let (epoch, head) = (room.epoch, room.durable);
-                    self.reply(waiter, Mesh::Page { waiter, room: room.name.clone(), epoch, head, records });
+                    let (epoch, head, spare) =
+                        (room.epoch, room.durable, (limit as u32).saturating_sub(records.len() as u32));
+                    self.reply(waiter, Mesh::Page { waiter, room: room.name.clone(), epoch, head, spare, records });
                 }
             }
             Mesh::Leave { shard, .. } => room.cores[shard].members = room.cores[shard].members.saturating_sub(1),

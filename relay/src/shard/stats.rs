@@ -46,6 +46,8 @@ stats! {
     full, "relay_connections_refused_total", "", "Connections that were one too many and were answered 503.";
     slow_closed, "relay_closes_total", "reason=\"slow_consumer\"", "Connections that the relay closed.";
     idle_closed, "relay_closes_total", "reason=\"idle\"", "Connections that the relay closed.";
+    flood_closed, "relay_closes_total", "reason=\"flood\"", "Connections that the relay closed.";
+    commands, "relay_commands_total", "", "Commands that were read.";
     published, "relay_publishes_total", "", "Publishes that reached the owner of their room.";
     stored, "relay_stored_total", "", "Messages that are durable.";
     opens, "relay_room_opens_total", "", "Rooms whose log was opened.";

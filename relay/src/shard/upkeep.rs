@@ -50,6 +50,8 @@ impl Upkeep {
 
 enum Due {
     Close(Close),
+    /// Its request never came.
+    Refuse,
     End,
     Ping,
 }
@@ -76,6 +78,10 @@ impl Shard {
     }
 
     fn check_sessions(&mut self, part: usize) {
+        let (limits, now_us) = (&self.setup.limits, self.now.us);
+        for session in self.sessions.slice_mut(part, PARTS) {
+            session.allowance.take_if(|allowance| allowance.is_full(limits, now_us));
+        }
         let due: Vec<(SessionId, Due)> =
             self.sessions.slice(part, PARTS).filter_map(|session| Some((session.id, self.due(session)?))).collect();
         for (id, due) in due {
@@ -83,6 +89,7 @@ impl Shard {
             let mut over = false;
             match due {
                 Due::End => over = true,
+                Due::Refuse => self.time_out(&mut session),
                 Due::Close(why) => {
                     match why {
                         Close::SlowConsumer => self.stats.slow_closed += 1,
@@ -105,7 +112,7 @@ impl Shard {
         let now = self.now.ds();
         let silent = now - session.heard_ds;
         match session.phase {
-            Phase::Handshake(_) => (silent >= ds(limits.handshake_timeout_ms)).then_some(Due::End),
+            Phase::Handshake(_) => (silent >= ds(limits.connect_timeout_ms)).then_some(Due::Refuse),
             Phase::Closing => (silent >= CLOSING_DS).then_some(Due::End),
             Phase::Open => {
                 let blocked =
@@ -113,10 +120,15 @@ impl Shard {
                 if blocked {
                     return Some(Due::Close(Close::SlowConsumer));
                 }
+                if session.is_nobody() {
+                    // Not pinged yet: this is when it came.
+                    return (now - session.pinged_ds >= ds(limits.connect_timeout_ms))
+                        .then_some(Due::Close(Close::Stale));
+                }
                 let interval = ds(limits.ping_interval_ms);
                 // Only after a ping was not answered in its time: when this process itself stood still, or nobody was
-                // pinged because there was enough else to send, nobody had one to answer.
-                let in_vain = session.asked_ds > session.heard_ds;
+                // pinged because there was enough else to send, nobody had one to answer; and who is not read is not heard.
+                let in_vain = session.asked_ds > session.heard_ds && !session.reading.paused;
                 if in_vain && now - session.asked_ds >= ds(limits.idle_timeout_ms) - interval {
                     return Some(Due::Close(Close::Idle));
                 }
@@ -215,9 +227,10 @@ impl Shard {
         self.upkeep.told.is_some() && self.sessions.is_empty() && !self.is_awaited()
     }
 
-    /// Somebody waits for storage or for an owner's reply.
+    /// Somebody waits for storage, for an owner's reply, for what is made of one, or to be read.
     fn is_awaited(&self) -> bool {
-        !self.upkeep.impatient && (self.unanswered > 0 || self.has_unstored())
+        let is_owed = !self.intake.is_empty() || !self.backlogs.is_empty();
+        !self.upkeep.impatient && (self.unanswered > 0 || self.has_unstored() || is_owed)
     }
 
     fn has_unstored(&self) -> bool {

@@ -101,8 +101,17 @@ impl Client {
 
     /// A connected native client whose messages may be deflated.
     pub fn deflating(address: SocketAddr, user: &str) -> Self {
-        let client = Self::shake_hands(address, (native::PATH, None), None, true);
-        client.unwrap_or_else(|why| panic!("cannot connect: {why}")).connected(user)
+        Self::open_deflating(address, native::PATH).connected(user)
+    }
+
+    /// A connection whose messages may be deflated and on which nothing was said yet.
+    pub fn open_deflating(address: SocketAddr, path: &str) -> Self {
+        Self::shake_hands(address, (path, None), None, true).unwrap_or_else(|why| panic!("cannot connect: {why}"))
+    }
+
+    /// Another handle of the same connection, to write with.
+    pub fn writer(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
     }
 
     /// A native client that asks for the parts of messages, on which nothing was said yet.

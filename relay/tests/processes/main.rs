@@ -12,6 +12,7 @@ mod deflate;
 mod durability;
 mod event;
 mod expiry;
+mod flood;
 mod history;
 mod ids;
 mod keys;

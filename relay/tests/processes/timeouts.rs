@@ -1,21 +1,56 @@
 //! Silent connections.
 
-use std::io::Read;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use protocol::{Command, Start, native};
+use protocol::{Command, Start, centrifuge, native};
 
 use crate::client::Client;
 use crate::event::Event;
 use crate::process::{DEADLINE, Relay};
 
 #[test]
-fn a_connection_that_does_not_shake_hands_is_ended() {
-    let relay = Relay::in_memory(&["--handshake-timeout-ms", "300"]);
-    let mut silent = TcpStream::connect(relay.address).unwrap();
-    silent.set_read_timeout(Some(DEADLINE)).unwrap();
-    assert_eq!(silent.read(&mut [0; 16]).unwrap(), 0);
+fn a_request_that_does_not_come_is_answered_408() {
+    let relay = Relay::in_memory(&["--connect-timeout-ms", "300"]);
+    for begun in ["", "GET /native HTTP/1.1\r\nHost: relay\r\n"] {
+        let mut silent = TcpStream::connect(relay.address).unwrap();
+        silent.set_read_timeout(Some(DEADLINE)).unwrap();
+        silent.write_all(begun.as_bytes()).unwrap();
+        let mut answer = String::new();
+        silent.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("--connect-timeout-ms"), "{answer}");
+    }
+}
+
+#[test]
+fn a_connection_that_never_says_connect_is_closed_though_it_answers_pings() {
+    let relay = Relay::in_memory(&["--connect-timeout-ms", "300", "--ping-interval-ms", "1000"]);
+    let mut connected = Client::native(relay.address, "u");
+    for (path, status) in [(native::PATH, 4005), (centrifuge::PATH, 3502)] {
+        let rest = Client::open(relay.address, path).rest();
+        assert!(matches!(rest[..], [Event::Closed { code: Some(code), .. }] if code == status), "{rest:?}");
+    }
+    connected.ping();
+    assert_eq!(connected.call(Command::Ping), Event::Pong, "who has said it stays");
+}
+
+#[test]
+fn who_ends_its_direction_right_behind_its_words_is_answered() {
+    let relay = Relay::in_memory(&[]);
+    let mut curt = TcpStream::connect(relay.address).unwrap();
+    curt.set_read_timeout(Some(DEADLINE)).unwrap();
+    curt.write_all(b"GET /nowhere HTTP/1.1\r\nHost: relay\r\n\r\n").unwrap();
+    curt.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    curt.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer:?}");
+
+    let mut client = Client::native(relay.address, "u");
+    let asked = client.send(Command::Ping);
+    client.writer().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.reply(asked), Event::Pong);
+    assert_eq!(client.rest(), []);
 }
 
 #[test]

@@ -84,7 +84,9 @@ impl Client {
                 }
                 Response::Partial => conn.head = Some(head),
                 Response::Refused(why) => {
-                    assert!(conn.misbehaved || is_refused, "the handshake was refused: {why}");
+                    let is_late = why.contains("408");
+                    assert!(conn.misbehaved || is_refused || is_late, "the handshake was refused: {why}");
+                    env.meet(if is_late { "a handshake that took too long" } else { "a refused handshake" });
                     conn.head = Some(head);
                     conn.misbehaved = true;
                 }
@@ -124,7 +126,7 @@ impl Client {
                     conn.frame(Opcode::Pong, payload, env);
                 }
             }
-            Incoming::Pong(_) => panic!("invariant 8: a pong without a ping"),
+            Incoming::Pong(_) => assert!(conn.misbehaved, "invariant 8: a pong without a ping"),
             Incoming::Close { code, reason } => {
                 env.trace.add(|| format!("client {} hears close {code:?} {reason}", self.index));
                 self.heard_close(conn, code.unwrap_or(1005), env);
@@ -154,6 +156,14 @@ impl Client {
             4001 | 3008 => {
                 env.meet("closed as a slow consumer");
                 true
+            }
+            4004 | 3013 => {
+                env.meet("closed as a flood");
+                conn.misbehaved
+            }
+            4005 | 3502 => {
+                env.meet("closed before it connected");
+                conn.waiting.contains_key(&1)
             }
             1002 | 1007 | 1009 | 3501 | 4002 => conn.misbehaved,
             _ => false,
@@ -368,7 +378,7 @@ impl Client {
     pub fn check_calm(&self, env: &mut Env) {
         let Some(conn) = &self.conn else { return };
         assert!(!conn.heard_close, "client {} was told that it is closed, and is not", self.index);
-        let is_over = conn.is_mute() && env.plan.limits.handshake_timeout_ms <= 1000;
+        let is_over = conn.is_mute() && env.plan.limits.connect_timeout_ms <= 1000;
         assert!(!is_over, "client {} is still in its handshake", self.index);
         assert!(
             conn.waiting.is_empty() || conn.said_close || conn.misbehaved,

@@ -10,6 +10,7 @@
 mod client;
 mod disk;
 mod env;
+mod flood;
 mod oracle;
 mod plan;
 mod process;
@@ -34,7 +35,7 @@ const SABOTAGE_SEEDS: u64 = 1000;
 const TORN_PART: u64 = 1000;
 
 /// What the seeds together must have met, or the simulation proves little.
-const TO_MEET: [&str; 38] = [
+const TO_MEET: [&str; 42] = [
     "a chunk that overlaps",
     "a crash",
     "a deflated message",
@@ -65,8 +66,12 @@ const TO_MEET: [&str; 38] = [
     "an expired log",
     "an expiry behind messages that are kept",
     "busy",
+    "bytes that are read later",
+    "closed as a flood",
     "closed as a slow consumer",
     "closed as idle",
+    "closed before it connected",
+    "a handshake that took too long",
     "going away",
     "outcome unknown",
     "rate limited",

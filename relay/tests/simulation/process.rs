@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use fastrand::Rng;
+use relay::chain::VISIT_BYTES_MAX;
 use relay::ids::SessionId;
 use relay::mesh::Mesh;
 use relay::shard::{Setup, Shard};
@@ -17,6 +18,8 @@ use crate::socket::Socket;
 const RINGS: usize = 2;
 /// Bytes of one receive.
 const RECEIVE_BYTES_MAX: usize = 2048;
+/// A ring stops to receive within so many turns.
+const EARLY_TURNS: u32 = 2;
 /// Frames that a room may add to a lane at once.
 const LANE_MESSAGES_SLACK: usize = 64;
 
@@ -121,12 +124,18 @@ impl Process {
             if !env.calm && env.rng.u8(..3) == 0 {
                 continue;
             }
+            // What was on its way when the pause was asked for still comes.
+            let is_early = socket.paused_turns < EARLY_TURNS && !env.calm && env.rng.bool();
+            socket.paused_turns += u32::from(socket.paused);
+            if socket.paused && !is_early && env.sabotage != Some(Sabotage::IgnorePause) {
+                continue;
+            }
             let most = if env.calm || env.rng.bool() { RECEIVE_BYTES_MAX } else { env.rng.usize(1..=200) };
             let mut bytes = socket.receive(most);
             if !bytes.is_empty() {
                 self.shards[n].on_bytes(id, &mut bytes);
             } else if socket.client_gone {
-                self.shards[n].on_ended(id);
+                self.shards[n].on_ended(id, None);
             }
         }
     }
@@ -191,6 +200,12 @@ impl Process {
             assert!(!socket.wants_writable && !socket.is_sending(), "a poll while something is under way");
             socket.wants_writable = true;
         }
+        for (id, wanted) in outbox.receives.drain(..) {
+            if let Some(socket) = env.sockets.get_mut(&id) {
+                assert!(socket.paused == wanted, "{id:?} is told twice whether to receive: {wanted}");
+                (socket.paused, socket.paused_turns) = (!wanted, 0);
+            }
+        }
         for id in outbox.closes.drain(..) {
             env.trace.add(|| format!("  {n} closes {id:?}"));
             let socket =
@@ -242,13 +257,21 @@ impl Process {
         if limits.feed_bytes_max <= OVERLAPPING_BYTES_MAX && self.shards[n].chunks() > 1 {
             *env.met.entry("a chunk that overlaps").or_default() += 1;
         }
+        // What came at once, what came before the pause, what was read of it and not freed yet, and the rest of a message.
+        let left_max = 2 * (2 + EARLY_TURNS as usize) * RECEIVE_BYTES_MAX + env.plan.limits.frame_bytes_max;
+        let left = self.shards[n].left_bytes();
+        assert!(left <= left_max, "invariant 9: {left} bytes of one connection wait to be read");
+        if left > 0 {
+            env.meet("bytes that are read later");
+        }
+        let limits = &env.plan.limits;
         let page_messages = (limits.history_messages_max as usize).max(limits.recovery_messages_max as usize);
-        // The largest reply, and the short ones to the commands of one receive.
+        // The largest reply, the short ones to the commands of one receive, and what is left of a visit.
         let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max;
         let short_bytes = 4 * RECEIVE_BYTES_MAX;
         let (waiting, max) = (self.shards[n].replies_bytes(), limits.replies_bytes_max);
         assert!(
-            waiting <= max + page_bytes + short_bytes,
+            waiting <= max + page_bytes + short_bytes + VISIT_BYTES_MAX,
             "invariant 9: {waiting} bytes of replies wait for one connection, {max} may"
         );
     }
@@ -257,10 +280,10 @@ impl Process {
     pub fn is_due(&self, n: usize, env: &Env) -> bool {
         let is_due = |socket: &Socket| {
             !socket.opened
-                || !socket.up.is_empty()
+                || (!socket.up.is_empty() && !socket.paused)
                 || socket.is_sending()
                 || socket.wants_writable
-                || socket.client_gone
+                || (socket.client_gone && !socket.paused)
         };
         let mut sockets = env.sockets.iter().filter(|(id, socket)| id.shard() == n && !socket.server_closed);
         self.lanes.iter().any(|lanes| !lanes[n].is_empty())

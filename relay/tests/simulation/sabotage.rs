@@ -31,6 +31,8 @@ pub enum Sabotage {
     ForgetIds,
     /// A room that is loaded does not know the id of its last message.
     ForgetLastId,
+    /// A ring goes on to receive though it was told not to.
+    IgnorePause,
     /// Storage says of the first message it is asked for that it has expired.
     ForgetOld,
     /// Two publishes of one connection in one room change places on their way to the owner.
@@ -53,10 +55,11 @@ impl Sabotage {
             Self::ForgetBodies => "invariant 13",
             Self::ForgetOld => "invariant 11",
             Self::Overtake => "invariant 12",
+            Self::IgnorePause => "invariant 9",
         }
     }
 
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,
         Self::SwapRecords,
@@ -73,5 +76,6 @@ impl Sabotage {
         Self::ForgetLastId,
         Self::ForgetOld,
         Self::Overtake,
+        Self::IgnorePause,
     ];
 }

@@ -29,6 +29,9 @@ pub struct Socket {
     /// The last send ended in the middle of a segment.
     is_cut: bool,
     pub wants_writable: bool,
+    /// The shard asked not to be given what the client sends.
+    pub paused: bool,
+    pub paused_turns: u32,
     pub client_gone: bool,
     pub server_closed: bool,
 }

@@ -197,13 +197,13 @@ impl World {
         if calm && !lost {
             // What was asked for by now is answered before anybody is sent away.
             self.env.calm = true;
-            while self.env.sockets.values().any(|socket| !socket.up.is_empty()) {
+            while self.env.sockets.values().any(|socket| !socket.up.is_empty() && !socket.paused) {
                 (0..process.shards.len()).for_each(|shard| process.turn(shard, &mut self.env));
             }
         }
         for client in &mut self.clients {
             let socket = client.conn.as_ref().and_then(|conn| self.env.sockets.get(&conn.id));
-            client.owed = calm && !lost && socket.is_some_and(|socket| !socket.server_closed);
+            client.owed = calm && !lost && socket.is_some_and(|socket| !socket.server_closed && socket.up.is_empty());
         }
         for shard in &mut process.shards {
             shard.begin(self.env.clock.now());
@@ -239,6 +239,7 @@ impl World {
 
     /// Nothing goes wrong any more: everything must arrive, and is checked.
     fn calm_down(&mut self) {
+        self.clients.iter_mut().for_each(|client| client.cease(&mut self.env));
         self.calm(CALM_US);
         self.env.trace.add(|| "calm".to_owned());
         let process = self.process.as_ref().expect("it runs");

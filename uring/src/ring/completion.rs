@@ -52,7 +52,10 @@ impl Ring {
         }
         if tell {
             match (result, buffer) {
-                (Ok(len @ 1..), Some(id)) => each(Event::Received(socket, self.buffers.filled(id, len))),
+                (Ok(len @ 1..), Some(id)) => {
+                    self.received += 1;
+                    each(Event::Received(socket, self.buffers.filled(id, len)));
+                }
                 (result, _) => {
                     slot.set_ended();
                     each(Event::Ended(socket, result.err()));

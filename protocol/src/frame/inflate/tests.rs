@@ -67,6 +67,16 @@ fn last_blocks_may_stand_anywhere() {
 }
 
 #[test]
+fn a_message_of_nothing_but_last_blocks_is_corrupt() {
+    // An empty stored block each: three bits, padding, and a length of 0.
+    let last = [1, 0, 0, 0xff, 0xff];
+    let few = [last.repeat(STREAMS_MAX - 1).as_slice(), HELLOS[0]].concat();
+    assert_eq!(binary(&mut Inflater::new(), &few, 100).unwrap(), b"Hello");
+    let many = [last.repeat(STREAMS_MAX).as_slice(), HELLOS[0]].concat();
+    assert_eq!(binary(&mut Inflater::new(), &many, 100), Err(FrameError::Corrupt));
+}
+
+#[test]
 fn the_limit_is_allowed_and_one_byte_more_is_not() {
     let mut inflater = Inflater::new();
     for length in [1, 5, ROOM_BYTES_MIN - 1, ROOM_BYTES_MIN, ROOM_BYTES_MIN + 1, 100_000] {

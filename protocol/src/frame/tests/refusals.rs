@@ -51,6 +51,17 @@ fn a_bad_first_pair_of_bytes_is_refused_at_once() {
 }
 
 #[test]
+fn a_message_of_empty_fragments_ends() {
+    let begin = frame(Role::Server, 0x01, b"");
+    let nothing = frame(Role::Server, 0x00, b"").repeat(999);
+    let end = frame(Role::Server, 0x80, b"a");
+    let mut decoder = Decoder::new(Role::Server, 1000);
+    assert_eq!(feed(&mut decoder, &[&*begin, &nothing, &end].concat()), Ok(vec![Owned::Text("a".to_owned())]));
+    assert_eq!(feed(&mut decoder, &[&*begin, &nothing, &end].concat()), Ok(vec![Owned::Text("a".to_owned())]));
+    protocol_error(Role::Server, &[&*begin, &nothing, &frame(Role::Server, 0x00, b"")].concat(), "empty fragments");
+}
+
+#[test]
 fn fragments_out_of_order_are_refused() {
     protocol_error(Role::Server, &[0x80, 0x80], "without a message");
     protocol_error(Role::Server, &[0x00, 0x80], "without a message");

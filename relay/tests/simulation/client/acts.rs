@@ -43,8 +43,8 @@ impl Client {
         if env.chance(drop_percent) {
             return self.vanish(&conn, env);
         }
-        match env.rng.u8(..103) {
-            98.. => self.pipeline(&mut conn, env),
+        match env.rng.u8(..104) {
+            99.. => self.pipeline(&mut conn, env),
             0..50 => {
                 for _ in 0..env.rng.u32(1..=env.plan.burst) {
                     let room = Self::room(env);
@@ -68,7 +68,8 @@ impl Client {
                 conn.said_close = true;
                 conn.frame(Opcode::Close, &1000u16.to_be_bytes(), env);
             }
-            _ => self.misbehave(&mut conn, env),
+            97 => self.misbehave(&mut conn, env),
+            _ => self.flood(&mut conn, env),
         }
         self.conn = Some(conn);
     }
@@ -308,10 +309,45 @@ impl Client {
         }
     }
 
+    /// Ends a flood that would go on for longer than anybody waits.
+    pub fn cease(&mut self, env: &mut Env) {
+        if let Some(conn) = self.conn.take_if(|conn| conn.floods) {
+            env.sockets.get_mut(&conn.id).expect("the client keeps its socket").up.clear();
+            self.vanish(&conn, env);
+        }
+    }
+
     /// Ends the connection from outside.
     pub fn go(&mut self, env: &mut Env) {
         if let Some(conn) = self.conn.take() {
             self.vanish(&conn, env);
+        }
+    }
+
+    /// Far more than an honest client would say at once; in most cases nothing of it has an effect.
+    fn flood(&mut self, conn: &mut Conn, env: &mut Env) {
+        // Its close frame would wait behind all that it said: none is waited for.
+        if env.rng.u8(..4) == 0 {
+            (conn.misbehaved, conn.floods, conn.rude) = (true, true, true);
+            for _ in 0..env.rng.u32(1..=400) {
+                let room = Self::room(env);
+                self.history(conn, room, env);
+            }
+            return;
+        }
+        if env.rng.u8(..4) != 0 {
+            return;
+        }
+        (conn.misbehaved, conn.rude) = (true, true);
+        let count = 3000;
+        let limit = env.plan.limits.frame_bytes_max;
+        match env.rng.u8(..4) {
+            0 => (0..count).for_each(|_| conn.frame(Opcode::Pong, b"", env)),
+            1 => conn.empty_fragments(count, env),
+            2 if self.dialect == Dialect::Centrifuge => {
+                (0..4).for_each(|_| conn.frame(Opcode::Text, "{}".repeat(limit / 2).as_bytes(), env));
+            }
+            _ => (0..count).for_each(|_| conn.frame(Opcode::Ping, b"?", env)),
         }
     }
 

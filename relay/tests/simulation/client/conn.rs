@@ -98,6 +98,8 @@ pub struct Conn {
     pub joined: BTreeMap<Arc<str>, Place>,
     /// It sent something that cannot be read, and only waits for the end.
     pub misbehaved: bool,
+    /// It asked for more than is read in a while.
+    pub floods: bool,
     /// It goes on talking after the relay's close frame and never answers it.
     pub rude: bool,
     pub babbled_us: u64,
@@ -123,6 +125,7 @@ impl Conn {
             told: BTreeMap::new(),
             joined: BTreeMap::new(),
             misbehaved: false,
+            floods: false,
             rude: env.rng.u8(..10) == 0 && !env.calm,
             babbled_us: 0,
             said_close: false,
@@ -171,6 +174,13 @@ impl Conn {
         let mut bytes = Vec::new();
         frame::write_masked(opcode, payload, [0; 4], &mut bytes);
         bytes[0] |= RSV1;
+        self.push(&bytes, env);
+    }
+
+    /// A message that begins with nothing and goes on with nothing.
+    pub fn empty_fragments(&self, count: usize, env: &mut Env) {
+        let mut bytes = vec![0x01, 0x80, 0, 0, 0, 0];
+        bytes.extend([0x00, 0x80, 0, 0, 0, 0].repeat(count));
         self.push(&bytes, env);
     }
 
