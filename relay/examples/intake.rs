@@ -1,5 +1,5 @@
-//! What it costs a shard to take in what connections send: `cargo run --release -p relay --example intake`. The constants
-//! of `relay/src/shard/intake.rs` are these figures, rounded up.
+//! What it costs a shard to take in what connections send: `cargo run --release -p relay --example intake`. The prices
+//! in `relay/src/shard/intake.rs` come from these figures.
 #![allow(clippy::unwrap_used, reason = "an example ends by panicking")]
 
 use std::sync::Arc;

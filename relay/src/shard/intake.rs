@@ -28,7 +28,7 @@ const REPLY_BYTES: usize = 128;
 /// While so many bytes are left over, nothing new is taken apart: what is kept as it came is never more than was sent.
 const LEFT_OVERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-// What it costs; measured by the example `intake`, rounded up.
+// What it costs, after what the example `intake` prints.
 pub(super) const BYTE_NS: i64 = 3;
 pub(super) const INFLATED_BYTE_NS: i64 = 2;
 pub(super) const FRAME_NS: i64 = 100;
