@@ -55,6 +55,11 @@ sweep *rooms:
 bench-store *engines:
     @tools/bench-store "$@"
 
+# What hostile clients can do to everybody else; `./just attack --list` names the attacks, NAMES chooses some of them
+attack *names: _toolchain
+    cargo build --release --locked -p relay --bins --example attack
+    @ulimit -n "$(ulimit -Hn)" && target/release/examples/attack "$@"
+
 # Every check there is: lint, unit, property and simulation tests, real processes, a real CQL server, conformance
 test: lint && conformance centrifuge
     @tools/need strace java mvn
