@@ -49,7 +49,7 @@ fn a_second_process_gets_a_clear_refusal() {
     let store = open(dir.path()).unwrap();
     let output = child("a_second_process_gets_a_clear_refusal", dir.path()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("another relay is using this data directory") && text.contains("--data"), "{text}");
+    assert!(text.contains("another relay is using this data directory") && text.contains("name another one"), "{text}");
     fill(&store, "a", 1, 1);
 }
 

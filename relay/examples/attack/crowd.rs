@@ -87,7 +87,7 @@ pub struct Crowd {
 impl Crowd {
     /// Returns once everybody is in their rooms.
     pub fn start(address: SocketAddr) -> anyhow::Result<Self> {
-        let (phase, stop) = (Arc::new(AtomicU8::new(0)), Arc::new(AtomicBool::new(false)));
+        let (phase, stop) = (Arc::new(AtomicU8::new(Phase::Before as u8)), Arc::new(AtomicBool::new(false)));
         let (ready, is_ready) = flume::bounded(1);
         let thread = thread::spawn({
             let (phase, stop) = (phase.clone(), stop.clone());

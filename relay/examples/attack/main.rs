@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Parser;
 use loadgen::machine::Machine;
-use rustix::process::{Pid, setpriority_process};
+use rustix::process::setpriority_process;
 
 use attacks::{ATTACKS, Attack, Target};
 use crowd::{Crowd, Phase};
@@ -49,7 +49,9 @@ struct Cli {
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     if cli.list {
-        ATTACKS.iter().for_each(|attack| println!("{:20} {}", attack.name, attack.what));
+        for attack in ATTACKS {
+            println!("{:20} {}", attack.name, attack.what);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if !cli.relay.exists() {
@@ -116,7 +118,7 @@ fn attacker(attack: &'static Attack, target: Arc<Target>) -> thread::JoinHandle<
 
 /// Of this thread only, as Linux has it. Without the right to, everybody is as important as before.
 fn set_nice(nice: i32) {
-    let _ = setpriority_process(Some(Pid::from_raw(rustix::thread::gettid().as_raw_nonzero().get()).unwrap()), nice);
+    let _ = setpriority_process(Some(rustix::thread::gettid()), nice);
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 pub const TEXT: u8 = 1;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
+/// The bit beside the length.
+const MASKED: u8 = 0x80;
 
 /// How a connection is made.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,13 +53,13 @@ pub fn deflated_frame(payload: &[u8]) -> Vec<u8> {
 pub fn raw_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
-        length @ 0..126 => frame.push(0x80 | length as u8),
+        length @ 0..126 => frame.push(MASKED + length as u8),
         length @ 126..65_536 => {
-            frame.push(0x80 | 126);
+            frame.push(MASKED + 126);
             frame.extend((length as u16).to_be_bytes());
         }
         length => {
-            frame.push(0x80 | 127);
+            frame.push(MASKED + 127);
             frame.extend((length as u64).to_be_bytes());
         }
     }
@@ -156,7 +158,7 @@ impl Wire {
         loop {
             while let Some((opcode, deflated, payload)) = self.take_frame() {
                 match opcode {
-                    TEXT if !deflated => return Ok(self.replies(&payload).await?),
+                    TEXT if !deflated => return self.replies(&payload).await,
                     PING => self.send(&frame(PONG, &payload)).await?,
                     8 => return Err(closed(&payload)),
                     _ => {}
@@ -184,7 +186,7 @@ impl Wire {
     /// The next whole frame: opcode, whether it is deflated, payload.
     fn take_frame(&mut self) -> Option<(u8, bool, Vec<u8>)> {
         let (&first, &second) = (self.read.first()?, self.read.get(1)?);
-        let (head, length) = match second & 0x7f {
+        let (head, length) = match second & 0b0111_1111 {
             126 => (4, u64::from(u16::from_be_bytes(self.read.get(2..4)?.try_into().ok()?))),
             127 => (10, u64::from_be_bytes(self.read.get(2..10)?.try_into().ok()?)),
             length => (2, u64::from(length)),

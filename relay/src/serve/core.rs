@@ -139,7 +139,9 @@ impl Core {
         };
         let mut rings = (0..capacity.rings).map(|_| Ring::new(config, &links.wake)).collect::<Result<Vec<_>, _>>()?;
         // Each buffer once a turn.
-        rings.iter_mut().for_each(|ring| ring.set_receives(RECV_BUFFERS.into()));
+        for ring in &mut rings {
+            ring.set_receives(RECV_BUFFERS.into());
+        }
         rings[0].listen(listener);
         let shutdown = Duration::from_millis(setup.limits.shutdown_timeout_ms);
         Ok(Self {

@@ -282,11 +282,11 @@ fn who_says_much_that_has_an_effect_is_read_later_and_not_closed() {
     let (mut given, mut turns) = (0, 0);
     while given < 2_000 {
         turns += 1;
-        if !rig.paused.contains(&id) {
+        if rig.paused.contains(&id) {
+            rig.turn(&[]);
+        } else {
             rig.turn(&[(id, &page.repeat(10))]);
             given += 10;
-        } else {
-            rig.turn(&[]);
         }
     }
     // A tenth of a core, and a second's worth of it at once.

@@ -68,7 +68,7 @@ pub fn is_new(layout: &Layout, create: bool) -> Result<bool, StoreError> {
             for entry in entries {
                 let name = entry.map_err(|error| from_io(dir, error))?.file_name();
                 // What a start leaves that was killed, and what a disk of its own has.
-                if name != "lock" && name != "lost+found" {
+                if name != "lock" && name != "tree.unfinished" && name != "lost+found" {
                     let message = format!(
                         "there are other things in it ({}), and no messages of a relay; give the \
                         relay a directory of its own",

@@ -38,7 +38,7 @@ pub async fn poison(target: Arc<Target>) -> anyhow::Result<()> {
         // An error, or the end of the connection.
         let answer = timeout(Duration::from_secs(8), wire.next()).await?;
         let is_refused = answer.as_ref().map_or(true, |replies| replies.iter().all(|reply| !reply["error"].is_null()));
-        ensure!(is_refused, "{:.40}… was answered {answer:?}", body);
+        ensure!(is_refused, "{body:.40}… was answered {answer:?}");
     }
     Ok(())
 }

@@ -10,6 +10,12 @@ use crate::wire::{Manner, Wire, drain};
 
 const CONNECTIONS: usize = 5000;
 
+/// No attack at all.
+pub async fn nothing(target: Arc<Target>) -> anyhow::Result<()> {
+    sleep(target.left()).await;
+    Ok(())
+}
+
 /// Upgraded, and then only its kernel is there.
 pub async fn silent(target: Arc<Target>) -> anyhow::Result<()> {
     target

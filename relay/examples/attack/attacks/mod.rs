@@ -65,7 +65,7 @@ const FILLED: &[&str] = &["--session-publish-rate=1000000", "--user-publish-rate
 
 pub static ATTACKS: &[Attack] = &[
     Attack::new("nothing", "no attack: what the machine itself does to the figures", |target| {
-        Box::pin(async move { Ok(sleep(target.left()).await) })
+        Box::pin(idle::nothing(target))
     }),
     Attack::new("pongs-deflated", "frames of 87 bytes that inflate to 32,700 `{}` each, before connect", |target| {
         Box::pin(floods::pongs_deflated(target, None))
@@ -169,14 +169,11 @@ impl Target {
     }
 
     /// [`Target::again`] on so many connections at once, each with its number.
-    async fn each<W: Future<Output = std::io::Result<()>>>(
+    async fn each<W: Future<Output = std::io::Result<()>> + 'static>(
         self: Arc<Self>,
         connections: usize,
         work: impl Fn(Arc<Self>, usize) -> W + Clone + 'static,
-    ) -> anyhow::Result<()>
-    where
-        W: 'static,
-    {
+    ) -> anyhow::Result<()> {
         tokio::task::LocalSet::new()
             .run_until(async {
                 let mut tasks = JoinSet::new();
