@@ -96,15 +96,17 @@ fn run(attack: &'static Attack, cli: &Cli) -> anyhow::Result<Verdict> {
     crowd.phase(Phase::During);
     let target = server.target(Instant::now() + length);
     let attacker = attacker(attack, target.clone());
-    thread::sleep(length);
+    thread::sleep(length / 2);
+    // While whoever else asks for figures is still there.
+    let scrape = block_on(target.scrape_time());
+    thread::sleep(target.left());
     crowd.phase(Phase::After);
     let wrong = attacker.join().map_err(|_| anyhow::anyhow!("the attacker panicked"))?;
     // An attack that needed longer than its time is over now; the healthy have time to recover.
     thread::sleep(quiet);
-    let answers = block_on(target.scrape_time());
     let healthy = crowd.finish();
     let ended = server.stop();
-    Ok(Verdict { name: attack.name, healthy, ended, wrong, scrape: answers })
+    Ok(Verdict { name: attack.name, healthy, ended, wrong, scrape })
 }
 
 /// The attack on a thread of its own, less important than the healthy: it must not win by taking their CPU. Returns what

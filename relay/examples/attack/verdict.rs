@@ -20,7 +20,7 @@ pub struct Verdict {
     pub ended: Ended,
     /// What the relay answered wrongly to the attack itself.
     pub wrong: Option<String>,
-    /// How long `/metrics` took right after the attack; None when it gave nothing.
+    /// How long `/metrics` took in the middle of the attack; None when it gave nothing.
     pub scrape: Option<Duration>,
 }
 
