@@ -12,8 +12,6 @@ mod tests;
 
 use std::ops::ControlFlow;
 
-use serde::de::IgnoredAny;
-
 use crate::{
     Event, Request,
     dialect::Malformed,
@@ -23,12 +21,22 @@ use crate::{
 
 /// Where Centrifuge servers serve it.
 pub const PATH: &str = "/connection/websocket";
-/// The name some clients offer for JSON; most offer none. A client that offers only Protobuf's gets no answer to that
-/// and gives up, which is right.
-const SUBPROTOCOL: &str = "centrifuge-json";
+/// The names some clients offer for JSON and for Protobuf; most offer none. Protobuf is answered, too: a client can only
+/// be told that it is not served, and to stay away, by closing a connection that it takes for one.
+const SUBPROTOCOLS: [&str; 2] = ["centrifuge-json", PROTOBUF];
+const PROTOBUF: &str = "centrifuge-protobuf";
+/// What asks for Protobuf in a request's query.
+const PROTOBUF_QUERIES: [&str; 2] = ["format=protobuf", "cf_protocol=protobuf"];
 
 pub(crate) fn choose_subprotocol(offered: &[String]) -> Option<&'static str> {
-    offered.iter().any(|name| name == SUBPROTOCOL).then_some(SUBPROTOCOL)
+    SUBPROTOCOLS.into_iter().find(|name| offered.iter().any(|offered| offered == name))
+}
+
+/// Why a connection cannot be served that was opened with this query and agreed on this sub-protocol.
+pub(crate) fn unserved(subprotocol: Option<&str>, query: &str) -> Option<&'static str> {
+    let asks = |parameter: &str| PROTOBUF_QUERIES.contains(&parameter);
+    let is_protobuf = subprotocol == Some(PROTOBUF) || (subprotocol.is_none() && query.split('&').any(asks));
+    is_protobuf.then_some("Protobuf is not served here, only JSON")
 }
 
 /// Status codes of the close frame. SDKs come back by themselves, but for 3500 to 3999.
@@ -42,6 +50,8 @@ pub(crate) fn close(why: Close) -> (u16, &'static str) {
         Close::BadRequest => (3501, "bad request"),
         Close::Stale => (3502, "stale"),
         Close::Ended => (3503, "force disconnect"),
+        Close::WrongEncoding => (3506, "inappropriate protocol"),
+        Close::NotAvailable => (3508, "not available"),
     }
 }
 
@@ -61,10 +71,4 @@ pub(crate) fn encode(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
     if reply::is_said(tag, event) {
         frame::write_with(Opcode::Text, out, |out| reply::write(tag, event, out));
     }
-}
-
-/// Whether bytes are one JSON value, which a body of [`crate::Content::Json`] must be before it is stored: it is sent
-/// to this dialect's clients as it is.
-pub fn is_json(body: &[u8]) -> bool {
-    simdutf8::basic::from_utf8(body).is_ok_and(|body| serde_json::from_str::<IgnoredAny>(body).is_ok())
 }

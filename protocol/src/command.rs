@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::event::Content;
+use crate::event::{Content, ErrorCode};
 
 /// A command with the client's own number for it. Replies carry the same `tag`; 0 asks for no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,20 +36,33 @@ pub enum Command<'a> {
         body: Cow<'a, [u8]>,
         key: Option<Cow<'a, str>>,
     },
-    /// Read a part of the room's log; `limit` messages at most.
+    /// Read a part of the room's log; `limit` messages at most. With an `epoch` other than the room's it is refused.
     History {
         room: Cow<'a, str>,
         page: Page,
         limit: u32,
+        epoch: Option<u64>,
+        /// The reply is in descending order of seq, where the dialect has that.
+        newest_first: bool,
     },
     Ping,
     /// The answer to the relay's own ping; only proves life.
     Pong,
     /// Something the dialect can ask for and the relay does not have.
     Unsupported,
+    /// A command that its dialect refuses: the reply is this error. Without a tag it ends the connection.
+    Refused {
+        code: ErrorCode,
+        why: Cow<'a, str>,
+    },
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
+    /// A page of history in ascending order, of whatever epoch.
+    pub fn history(room: impl Into<Cow<'a, str>>, page: Page, limit: u32) -> Self {
+        Self::History { room: room.into(), page, limit, epoch: None, newest_first: false }
+    }
+
     /// The room it is about, if it is about one.
     pub fn room(&self) -> Option<&str> {
         match self {
@@ -57,7 +70,7 @@ impl Command<'_> {
             | Self::Leave { room }
             | Self::Publish { room, .. }
             | Self::History { room, .. } => Some(room),
-            Self::Connect { .. } | Self::Ping | Self::Pong | Self::Unsupported => None,
+            Self::Connect { .. } | Self::Ping | Self::Pong | Self::Unsupported | Self::Refused { .. } => None,
         }
     }
 }
@@ -73,7 +86,7 @@ pub enum Start {
     Since { seq: u64, epoch: Option<u64> },
 }
 
-/// Which part of a log a history command reads. Replies are always in ascending order of seq.
+/// Which part of a log a history command reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
     /// The newest messages.

@@ -53,6 +53,14 @@ impl Dialect {
         self != Self::Native
     }
 
+    /// Why a connection cannot be served that was opened with this query and agreed on this sub-protocol, if so.
+    pub fn unserved(self, subprotocol: Option<&str>, query: &str) -> Option<&'static str> {
+        match self {
+            Self::Native | Self::NativeParts => None,
+            Self::Centrifuge => centrifuge::unserved(subprotocol, query),
+        }
+    }
+
     /// Decodes one WebSocket message, which may hold several commands. Commands before a malformed one are still given.
     pub fn decode<'a>(self, message: &Incoming<'a>, each: &mut dyn FnMut(Request<'a>)) -> Result<(), Malformed> {
         let mut all = |request| {
@@ -87,6 +95,12 @@ impl Dialect {
 
     /// A gap ends the membership: the client joins again from the last message it has, and so recovers it.
     pub fn gap_ends_membership(self) -> bool {
+        self == Self::Centrifuge
+    }
+
+    /// Leaving a room that the client is not in is no error: its SDKs would give up the connection, and they cannot know
+    /// of a membership that has just ended.
+    pub fn leaves_twice(self) -> bool {
         self == Self::Centrifuge
     }
 

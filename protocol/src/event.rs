@@ -179,11 +179,17 @@ pub enum ErrorCode {
     /// Told with the seq and id of the message that has the key.
     #[error("this key belongs to another message")]
     KeyTaken = 15,
+    /// A position of another epoch.
+    #[error("unrecoverable position")]
+    Unrecoverable = 16,
+    /// The dialect has it, and it is off.
+    #[error("not available")]
+    NotAvailable = 17,
 }
 
 impl ErrorCode {
     /// All codes, in order of their numbers from 1.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::BadRequest,
         Self::NotConnected,
         Self::Already,
@@ -199,6 +205,8 @@ impl ErrorCode {
         Self::SlowConsumer,
         Self::Unsupported,
         Self::KeyTaken,
+        Self::Unrecoverable,
+        Self::NotAvailable,
     ];
 
     /// The code with this number.
@@ -222,6 +230,10 @@ pub enum Close {
     Stale,
     /// The client goes on sending what has no effect: pings, pongs, commands that are refused.
     Flood,
+    /// The client asked for an encoding that is not served here.
+    WrongEncoding,
+    /// The client uses what is not available, and cannot be told in a reply.
+    NotAvailable,
     /// The connection was replaced or ended on purpose and should not come back by itself.
     Ended,
     /// The relay failed.

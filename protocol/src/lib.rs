@@ -11,6 +11,7 @@ pub mod dialect;
 pub mod event;
 pub mod frame;
 pub mod handshake;
+pub mod json;
 pub mod native;
 pub mod parts;
 pub mod snowflake;

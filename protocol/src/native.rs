@@ -52,6 +52,9 @@ pub(crate) fn close(why: Close) -> (u16, &'static str) {
         Close::Ended => (4003, "ended"),
         Close::Stale => (4005, "no connect command"),
         Close::Flood => (4004, "too many requests"),
+        // No client of this dialect can ask for either.
+        Close::WrongEncoding => (4006, "unknown encoding"),
+        Close::NotAvailable => (4007, "not available"),
     }
 }
 
@@ -72,21 +75,27 @@ pub(crate) fn decode<'a>(
 }
 
 fn decode_request(payload: &[u8]) -> Result<Request<'_>, Malformed> {
-    let up = rkyv::access::<wire::ArchivedUp<'_>, rancor::Error>(payload).map_err(unreadable)?;
+    let up = rkyv::access::<wire::ArchivedUp<'_>, rancor::Failure>(payload).map_err(unreadable)?;
     let command = match &up.command {
         wire::ArchivedCommand::Connect { user, device } => Command::Connect { user: text(user), device: text(device) },
         wire::ArchivedCommand::Join { room, start } => Command::Join { room: Cow::Borrowed(room), start: start.into() },
         wire::ArchivedCommand::Leave { room } => Command::Leave { room: Cow::Borrowed(room) },
-        wire::ArchivedCommand::Publish { room, content, body, key } => Command::Publish {
-            room: Cow::Borrowed(room),
-            content: Content::from_u8(*content)
-                .ok_or_else(|| Malformed(format!("content type {content} is unknown")))?,
-            body: Cow::Borrowed(body),
-            key: text(key),
+        wire::ArchivedCommand::Publish { room, content, body, key } => match Content::from_u8(*content) {
+            Some(content) => {
+                Command::Publish { room: Cow::Borrowed(room), content, body: Cow::Borrowed(body), key: text(key) }
+            }
+            None => Command::Refused {
+                code: ErrorCode::BadRequest,
+                why: format!("content type {content} is unknown").into(),
+            },
         },
-        wire::ArchivedCommand::History { room, page, limit } => {
-            Command::History { room: Cow::Borrowed(room), page: page.into(), limit: limit.to_native() }
-        }
+        wire::ArchivedCommand::History { room, page, limit } => Command::History {
+            room: Cow::Borrowed(room),
+            page: page.into(),
+            limit: limit.to_native(),
+            epoch: None,
+            newest_first: false,
+        },
         wire::ArchivedCommand::Ping => Command::Ping,
         wire::ArchivedCommand::Pong => Command::Pong,
         wire::ArchivedCommand::Unsupported => Command::Unsupported,
@@ -160,10 +169,12 @@ pub fn encode_request(request: &Request<'_>, out: &mut Vec<u8>) {
         Command::Publish { room, content, body, key } => {
             wire::Command::Publish { room, content: *content as u8, body, key: key.as_deref() }
         }
-        Command::History { room, page, limit } => wire::Command::History { room, page: (*page).into(), limit: *limit },
+        Command::History { room, page, limit, .. } => {
+            wire::Command::History { room, page: (*page).into(), limit: *limit }
+        }
         Command::Ping => wire::Command::Ping,
         Command::Pong => wire::Command::Pong,
-        Command::Unsupported => wire::Command::Unsupported,
+        Command::Unsupported | Command::Refused { .. } => wire::Command::Unsupported,
     };
     to_bytes_in::<_, rancor::Error>(&wire::Up { tag: request.tag, command }, out).expect("a Vec takes every byte");
 }
@@ -188,7 +199,7 @@ pub enum Received<'a> {
 
 /// A client's side: reads one binary message of the relay. Gives `(tag, event)`.
 pub fn decode_event(payload: &[u8]) -> Result<(u32, Received<'_>), Malformed> {
-    let down = rkyv::access::<wire::ArchivedDown<'_>, rancor::Error>(payload).map_err(unreadable)?;
+    let down = rkyv::access::<wire::ArchivedDown<'_>, rancor::Failure>(payload).map_err(unreadable)?;
     let event = match &down.event {
         wire::ArchivedEvent::Connected { user, session, ping_s, client } => Received::Connected {
             user,
@@ -242,7 +253,7 @@ fn text(text: &ArchivedOption<ArchivedBox<str>>) -> Option<Cow<'_, str>> {
     text.as_ref().map(|text| Cow::Borrowed(&**text))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
-fn unreadable(error: rancor::Error) -> Malformed {
-    Malformed(format!("not an archive of {SUBPROTOCOL}: {error}"))
+/// What the archive's own error says without a debug build is how to make one.
+fn unreadable(_: rancor::Failure) -> Malformed {
+    Malformed(format!("not an archive of {SUBPROTOCOL}"))
 }

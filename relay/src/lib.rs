@@ -15,6 +15,7 @@ pub mod ids;
 pub mod log;
 pub mod mesh;
 pub mod metrics;
+pub mod name;
 pub mod persist;
 pub mod pipeline;
 pub mod room;

@@ -38,7 +38,15 @@ pub enum Mesh {
         parts: OwnedParts,
     },
     /// To the owner. Lane full: the client hears `busy`.
-    History { waiter: Waiter, room: Arc<str>, principal: Principal, page: Page, limit: u32 },
+    History {
+        waiter: Waiter,
+        room: Arc<str>,
+        principal: Principal,
+        page: Page,
+        limit: u32,
+        epoch: Option<u64>,
+        newest_first: bool,
+    },
     /// From the owner: the join's outcome. Every later [`Mesh::Deliver`] of this lane continues at `head + 1`.
     /// Lane full: waits in the outbox (as all replies: there are no more than admitted commands).
     Joined {
@@ -61,7 +69,7 @@ pub enum Mesh {
     Acked { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
     /// From the owner: nothing was stored, for the message stored as this one has the key and another body.
     KeyTaken { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
-    /// From the owner: a page of history, ascending.
+    /// From the owner: a page of history, ascending unless the newest was to be first.
     Page {
         waiter: Waiter,
         room: Arc<str>,

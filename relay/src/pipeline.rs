@@ -15,7 +15,7 @@ pub enum Ask {
     Join { start: Start },
     Leave,
     Publish { content: Content, body: Box<[u8]>, key: Option<Key>, parts: OwnedParts },
-    History { page: Page, limit: u32 },
+    History { page: Page, limit: u32, epoch: Option<u64>, newest_first: bool },
 }
 
 impl Ask {
@@ -207,7 +207,9 @@ mod tests {
     #[test]
     fn a_publish_does_not_overtake_one_that_waits() {
         let mut client = Client::new();
-        for ask in [publish(), Ask::History { page: Page::Newest, limit: 1 }, publish()] {
+        for ask in
+            [publish(), Ask::History { page: Page::Newest, limit: 1, epoch: None, newest_first: false }, publish()]
+        {
             client.says("r", ask);
         }
         assert_eq!(client.went, [1]);

@@ -74,14 +74,16 @@ test('a client that names no user gets a name of its own', async (t) => {
   assert.ok(first && second && first !== second, `${first} and ${second}`);
 });
 
-test('history gives the newest messages, those since an offset, and the head alone', async (t) => {
+test('history gives the newest messages first, the page before them, those since an offset, and the head alone', async (t) => {
   const { subscription } = await join(connect(t, relay, 'ann').client, 'history');
   await publishMany(subscription, 'line', 20);
   const offsets = (page) => page.publications.map(({ offset }) => offset);
 
   const newest = await subscription.history({ limit: 3, reverse: true });
-  assert.deepEqual(offsets(newest), [18, 19, 20]);
-  assert.deepEqual(newest.publications.map(({ data }) => data), ['line 18', 'line 19', 'line 20']);
+  assert.deepEqual(offsets(newest), [20, 19, 18], 'newest first');
+  assert.deepEqual(newest.publications.map(({ data }) => data), ['line 20', 'line 19', 'line 18']);
+  const before = await subscription.history({ limit: 3, reverse: true, since: { offset: 18, epoch: newest.epoch } });
+  assert.deepEqual(offsets(before), [17, 16, 15], 'the page before it');
   assert.equal(newest.offset, 20);
   assert.ok(newest.epoch);
 

@@ -29,7 +29,7 @@ pub fn publish(publish: &Publish<'_>, mask: [u8; 4], out: &mut Vec<u8>) {
 
 /// Appends one history command as a frame.
 pub fn history(room: &str, after: u64, limit: u32, mask: [u8; 4], out: &mut Vec<u8>) {
-    append(HISTORY, Command::History { room: room.into(), page: Page::After(after), limit }, mask, out);
+    append(HISTORY, Command::history(room, Page::After(after), limit), mask, out);
 }
 
 fn append(tag: u32, command: Command<'_>, mask: [u8; 4], out: &mut Vec<u8>) {

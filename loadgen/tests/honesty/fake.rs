@@ -277,7 +277,7 @@ fn answer(
             join(member, shared, request.tag, &room, start);
             Some(())
         }
-        Command::History { room, page: Page::After(seq), limit } => {
+        Command::History { room, page: Page::After(seq), limit, .. } => {
             let state = &*shared.lock();
             let log = &state.rooms[&*room];
             let head = log.log.len() as u64;

@@ -5,7 +5,6 @@ use std::io::Write;
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 
-use super::is_json;
 use crate::{Content, Kind, Message};
 
 /// Whether this dialect can show it: only what was said, until it has words for the rest.
@@ -55,7 +54,8 @@ fn write(message: &Message<'_>, out: &mut Vec<u8>) {
             put(out, ",\"");
             put(out, name);
             put(out, "\":");
-            write_data(if is_json(info) { Content::Json } else { Content::Binary }, info, out);
+            let content = if crate::json::check(info).is_ok() { Content::Json } else { Content::Binary };
+            write_data(content, info, out);
         }
     }
     put(out, r#"},"offset":"#);

@@ -11,7 +11,8 @@ use crate::{ClientId, ErrorCode, Event};
 pub(super) fn is_said(tag: u32, event: &Event<'_>) -> bool {
     match event {
         Event::Batch { messages, .. } => messages.iter().any(is_shown),
-        Event::Gap { .. } | Event::Error { .. } | Event::GoingAway { .. } | Event::Ping => true,
+        Event::Gap { .. } | Event::GoingAway { .. } | Event::Ping => true,
+        // An error without a command is what the close frame says; as a push it would reach the application.
         _ => tag != 0,
     }
 }
@@ -36,14 +37,7 @@ pub(super) fn write(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
             let disconnect = Ending { code: 3001, reason, reconnect: Some(true) };
             return json(out, &Push { push: Pushed { channel: None, what: What::Disconnect(disconnect) } });
         }
-        Event::Error { code, message, retry_after_ms } => {
-            let error = error(code, message, retry_after_ms);
-            if tag == 0 {
-                let message = What::Message { data: Data { error } };
-                return json(out, &Push { push: Pushed { channel: None, what: message } });
-            }
-            Answer::Error(error)
-        }
+        Event::Error { code, message, retry_after_ms } => Answer::Error(error(code, message, retry_after_ms)),
         Event::KeyTaken { seq, id } => {
             let message = format!("{}, stored at offset {seq}", ErrorCode::KeyTaken);
             let stored = Some(Stored { offset: seq, id });
@@ -82,6 +76,8 @@ fn error(code: ErrorCode, message: &str, retry_after_ms: u32) -> Failure<'_> {
         ErrorCode::Already => (105, false),
         ErrorCode::TooLarge | ErrorCode::TooManyRooms => (106, false),
         ErrorCode::BadRequest => (107, false),
+        ErrorCode::NotAvailable => (108, false),
+        ErrorCode::Unrecoverable => (112, false),
         ErrorCode::RateLimited | ErrorCode::Busy | ErrorCode::SlowConsumer => (111, true),
         // From 400 on codes are the application's, for whom this one is.
         ErrorCode::KeyTaken => (409, false),
@@ -163,12 +159,6 @@ struct Pushed<'a> {
 enum What<'a> {
     Unsubscribe(Ending<'a>),
     Disconnect(Ending<'a>),
-    Message { data: Data<'a> },
-}
-
-#[derive(Serialize)]
-struct Data<'a> {
-    error: Failure<'a>,
 }
 
 #[derive(Serialize)]

@@ -47,7 +47,7 @@ pub(crate) const MESSAGES: &[Message<'static>] = &[
 pub(crate) fn commands() -> Vec<Command<'static>> {
     let room = || Cow::Borrowed("lobby");
     let join = |start| Command::Join { room: room(), start };
-    let history = |page| Command::History { room: room(), page, limit: 50 };
+    let history = |page| Command::History { room: room(), page, limit: 50, epoch: None, newest_first: false };
     let publish =
         |content, body: &'static [u8], key| Command::Publish { room: room(), content, body: body.into(), key };
     vec![
@@ -117,7 +117,13 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command<'static>> {
             body: body.into(),
             key,
         }),
-        (name(), page, any::<u32>()).prop_map(|(room, page, limit)| Command::History { room, page, limit }),
+        (name(), page, any::<u32>()).prop_map(|(room, page, limit)| Command::History {
+            room,
+            page,
+            limit,
+            epoch: None,
+            newest_first: false,
+        }),
         Just(Command::Ping),
     ]
 }

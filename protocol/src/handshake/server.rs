@@ -7,7 +7,7 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::StatusCode;
 
 use super::deflate::{self, Agreed};
-use super::head::{HEADERS_MAX, is_upgrade, list, value};
+use super::head::{HEADERS_MAX, is_upgrade, list, value, values};
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +17,8 @@ mod tests;
 pub struct Upgrade {
     /// The path without its query.
     pub path: String,
+    /// What follows its question mark.
+    pub query: String,
     /// Offered sub-protocols, in the client's order.
     pub subprotocols: Vec<String>,
     /// Value of `Sec-WebSocket-Accept` for the answer.
@@ -141,12 +143,20 @@ fn upgrade(head: &httparse::Request<'_, '_>) -> Result<Upgrade, Refusal> {
     let Some(key) = key else {
         return Err(refusal(400, "A WebSocket request needs one Sec-WebSocket-Key of 16 bytes in base64."));
     };
-    let Some(path) = path(head.path.unwrap_or("")) else {
+    // A body would be read as frames.
+    if value(headers, "Content-Length").is_some_and(|length| length != "0")
+        || values(headers, "Content-Length").count() > 1
+        || values(headers, "Transfer-Encoding").next().is_some()
+    {
+        return Err(refusal(400, "A WebSocket request has no body."));
+    }
+    let Some((path, query)) = target(head.path.unwrap_or("")) else {
         return Err(refusal(400, "The request's target is neither a path nor an http URL."));
     };
     let agreed = deflate::choose(headers);
     Ok(Upgrade {
         path: path.to_owned(),
+        query: query.to_owned(),
         subprotocols: list(headers, "Sec-WebSocket-Protocol").map(str::to_owned).collect(),
         accept: derive_accept_key(key.as_bytes()),
         deflate: agreed.is_some(),
@@ -158,13 +168,13 @@ fn is_key(key: &str) -> bool {
     BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
 }
 
-/// The path of a request target in origin form (`/path?query`) or absolute form (`http://host/path?query`).
-fn path(target: &str) -> Option<&str> {
-    let target = target.split_once('?').map_or(target, |(target, _query)| target);
+/// Path and query of a request target in origin form (`/path?query`) or absolute form (`http://host/path?query`).
+fn target(target: &str) -> Option<(&str, &str)> {
+    let (target, query) = target.split_once('?').unwrap_or((target, ""));
     let absolute = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://"));
     let path = match absolute {
         Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),
         None => target,
     };
-    path.starts_with('/').then_some(path)
+    path.starts_with('/').then_some((path, query))
 }

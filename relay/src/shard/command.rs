@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use protocol::frame;
 use protocol::handshake::{self, Upgrade};
-use protocol::{ClientId, Close, Command, Content, Dialect, ErrorCode, Event, NewParts, Request, centrifuge};
+use protocol::{ClientId, Close, Command, Content, Dialect, ErrorCode, Event, NewParts, Request, centrifuge, json};
 use storage::Key;
 
 use super::Shard;
 use crate::dedupe::{body_hash, key_hash};
 use crate::ids::{SessionId, owner_of};
+use crate::name;
 use crate::pipeline::Ask;
 use crate::session::{Phase, Sending, Session, Speaks};
 
@@ -82,7 +83,10 @@ impl Shard {
             self.stats.full += 1;
             return refuse(session, answer(503, FULL, Some(FULL_RETRY_S)));
         }
-        let subprotocol = if self.setup.echo && upgrade.path == ECHO_PATH {
+        let subprotocol = if self.setup.echo {
+            if upgrade.path != ECHO_PATH {
+                return refuse(session, answer(404, &format!("Only {ECHO_PATH} is served here."), None));
+            }
             session.speaks = Speaks::Echo;
             None
         } else if let Some(dialect) = Dialect::of_path(&upgrade.path) {
@@ -102,6 +106,11 @@ impl Shard {
         session.decoder = self.decoder(session.deflate);
         handshake::accept(upgrade, subprotocol, session.deflate, &mut session.replies);
         session.phase = Phase::Open;
+        if let Speaks::Dialect(dialect) = session.speaks
+            && let Some(why) = dialect.unserved(subprotocol, &upgrade.query)
+        {
+            self.close_because(session, Close::WrongEncoding, why);
+        }
     }
 
     /// Queues the close frame and leaves all rooms; the socket is closed when the peer answers, or soon after.
@@ -121,6 +130,23 @@ impl Shard {
         session.phase = Phase::Closing;
         session.heard_ds = self.now.ds();
         self.mark(session);
+    }
+
+    /// Tells why the dialect does not take a command; where no reply can, the end of the connection does.
+    pub(super) fn refuse_unread(
+        &mut self,
+        session: &mut Session,
+        dialect: Dialect,
+        (tag, code): (u32, ErrorCode),
+        why: &str,
+    ) {
+        self.stats.refuse(code);
+        self.say(session, dialect, tag, &Event::Error { code, message: why, retry_after_ms: 0 });
+        match code {
+            _ if tag != 0 => {}
+            ErrorCode::NotAvailable => self.close_because(session, Close::NotAvailable, why),
+            _ => self.close_because(session, Close::BadRequest, why),
+        }
     }
 
     pub(super) fn on_request(&mut self, session: &mut Session, dialect: Dialect, request: &Request<'_>) {
@@ -143,6 +169,10 @@ impl Shard {
             }
             Command::Connect { user, .. } => return self.connect(session, dialect, request.tag, user.as_deref()),
             Command::Unsupported => return Err((ErrorCode::Unsupported, "this relay has no such command", 0)),
+            Command::Refused { code, why } => {
+                self.refuse_unread(session, dialect, (request.tag, *code), why);
+                return Ok(());
+            }
             _ => {}
         }
         let Some(user) = session.user.clone() else {
@@ -161,7 +191,9 @@ impl Shard {
                 let parts = NewParts { client, ..NewParts::default() }.pack();
                 Ask::Publish { content, body: Box::from(&**body), key, parts }
             }
-            Command::History { page, limit, .. } => Ask::History { page: *page, limit: *limit },
+            Command::History { page, limit, epoch, newest_first, .. } => {
+                Ask::History { page: *page, limit: *limit, epoch: *epoch, newest_first: *newest_first }
+            }
             _ => Ask::Leave,
         };
         self.in_order(session, dialect, (request.tag, room), ask)
@@ -205,12 +237,7 @@ impl Shard {
     }
 
     fn name<'n>(&self, name: &'n str) -> Result<&'n str, Refusal> {
-        if name.is_empty() || name.chars().any(char::is_control) {
-            return Err((ErrorCode::BadRequest, "a name is empty or has control characters", 0));
-        }
-        if name.len() > self.setup.limits.name_bytes_max {
-            return Err((ErrorCode::TooLarge, "a name is longer than the limit", 0));
-        }
+        name::check(name, self.setup.limits.name_bytes_max).map_err(|(code, why)| (code, why, 0))?;
         Ok(name)
     }
 
@@ -225,13 +252,12 @@ impl Shard {
         if body.len() > limits.body_bytes_max || key.is_some_and(|key| key.len() > limits.name_bytes_max) {
             return Err((ErrorCode::TooLarge, "the body or the key is larger than the limit", 0));
         }
-        let valid = match content {
-            Content::Text => str::from_utf8(body).is_ok(),
-            Content::Json => centrifuge::is_json(body),
-            Content::Binary => true,
-        };
-        if !valid {
-            return Err((ErrorCode::BadRequest, "the body is not what its content type says", 0));
+        match content {
+            Content::Text if str::from_utf8(body).is_err() => {
+                return Err((ErrorCode::BadRequest, "the body is not UTF-8", 0));
+            }
+            Content::Json => json::check(body).map_err(|why| (ErrorCode::BadRequest, why, 0))?,
+            Content::Text | Content::Binary => {}
         }
         session
             .allowance(limits, self.now.us)

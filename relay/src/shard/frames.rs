@@ -4,7 +4,7 @@ use std::mem;
 use std::ops::ControlFlow;
 
 use protocol::frame::{self, Decoder, FrameError, Incoming, Opcode, Role};
-use protocol::{Close, Dialect, ErrorCode, Event};
+use protocol::{Dialect, ErrorCode};
 
 use super::Shard;
 use super::intake::{BYTE_NS, FRAME_NS, INFLATED_BYTE_NS, Rest};
@@ -125,9 +125,7 @@ impl Shard {
             }
         });
         decoded.unwrap_or_else(|malformed| {
-            let error = Event::Error { code: ErrorCode::BadRequest, message: &malformed.0, retry_after_ms: 0 };
-            dialect.encode(0, &error, &mut session.replies);
-            self.close(session, Close::BadRequest);
+            self.refuse_unread(session, dialect, (0, ErrorCode::BadRequest), &malformed.0);
             0
         })
     }

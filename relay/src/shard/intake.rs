@@ -295,7 +295,7 @@ impl Shard {
             _ => 0,
         };
         let is_chatter = match (command, refused) {
-            (Command::Ping | Command::Pong | Command::Unsupported, _) => true,
+            (Command::Ping | Command::Pong | Command::Unsupported | Command::Refused { .. }, _) => true,
             (_, None | Some(ErrorCode::RateLimited | ErrorCode::Busy | ErrorCode::Unavailable)) => false,
             _ => true,
         };

@@ -42,10 +42,14 @@ impl Shard {
         ask: Ask,
     ) -> Result<(), Refusal> {
         if matches!(ask, Ask::Leave) {
-            if !self.leave(session, &room) {
+            let was_in_it = self.leave(session, &room);
+            if !was_in_it && !dialect.leaves_twice() {
                 return Err((ErrorCode::NotJoined, "not a member of this room", 0));
             }
             self.say(session, dialect, tag, &Event::Left { room: &room });
+            if !was_in_it {
+                self.chatter(session);
+            }
             return Ok(());
         }
         let owner = self.owner(&room)?;
@@ -63,7 +67,9 @@ impl Shard {
             Ask::Publish { content, body, key, parts } => {
                 Mesh::Publish { waiter, room: room.clone(), principal, content, body, key, parts }
             }
-            Ask::History { page, limit } => Mesh::History { waiter, room: room.clone(), principal, page, limit },
+            Ask::History { page, limit, epoch, newest_first } => {
+                Mesh::History { waiter, room: room.clone(), principal, page, limit, epoch, newest_first }
+            }
             Ask::Leave => return Ok(()),
         };
         session.pipeline.get_or_insert_default().asked(&room, is_publish);

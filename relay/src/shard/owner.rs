@@ -189,15 +189,21 @@ impl Shard {
                 }
                 self.join(index, room, waiter, (start, shared), message, extra);
             }
-            Mesh::History { waiter, ref principal, page, limit, .. } => {
+            Mesh::History { waiter, ref principal, page, limit, epoch, newest_first, .. } => {
                 if !principal.rights.read {
                     return self.refuse(waiter, &room.name, ErrorCode::Denied, 0);
+                }
+                if epoch.is_some_and(|epoch| epoch != room.epoch) {
+                    return self.refuse(waiter, &room.name, ErrorCode::Unrecoverable, 0);
                 }
                 let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
                 let (first, last) = page_range(page, limit, room.kept_from..=room.durable);
                 let last = found_end(page, (first, last), extra, room.tail_first());
                 if let Some(mut records) = self.collect(room, first, last, extra, message) {
                     shorten(&mut records, page, self.setup.limits.history_bytes_max);
+                    if newest_first {
+                        records.reverse();
+                    }
                     let (epoch, head, spare) =
                         (room.epoch, room.durable, (limit as u32).saturating_sub(records.len() as u32));
                     self.reply(waiter, Mesh::Page { waiter, room: room.name.clone(), epoch, head, spare, records });

@@ -259,7 +259,7 @@ impl Client {
 
     /// A page of history.
     pub fn history(&mut self, room: &str, page: Page, limit: u32) -> Vec<Line> {
-        match self.call(Command::History { room: room.into(), page, limit }) {
+        match self.call(Command::history(room, page, limit)) {
             Event::History { lines, .. } => lines,
             other => panic!("no history: {other:?}"),
         }
@@ -270,7 +270,7 @@ impl Client {
         let mut all: Vec<Line> = Vec::new();
         loop {
             let page = Page::After(all.len() as u64);
-            match self.call(Command::History { room: room.into(), page, limit: 1000 }) {
+            match self.call(Command::history(room, page, 1000)) {
                 Event::History { epoch, head, lines } => {
                     all.extend(lines);
                     assert!(all.iter().map(|line| line.seq).eq(1..=all.len() as u64), "seqs are dense");

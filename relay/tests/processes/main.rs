@@ -25,6 +25,7 @@ mod parts;
 mod pause;
 mod process;
 mod recovery;
+mod refusals;
 mod scylla;
 mod shutdown;
 mod signals;

@@ -66,7 +66,7 @@ fn pipelined_commands_on_one_room_find_what_those_before_them_did() {
             let before = client.say(&room, "before").0;
             let join = || Command::Join { room: room.clone().into(), start: Start::Recent(0) };
             let leave = || Command::Leave { room: room.clone().into() };
-            let history = || Command::History { room: room.clone().into(), page: Page::Newest, limit: 1 };
+            let history = || Command::history(room.clone(), Page::Newest, 1);
             let commands =
                 [join(), leave(), join(), publish(&room, "heard", None), history(), leave(), leave(), join()];
             let tags = commands.map(|command| client.send(command));

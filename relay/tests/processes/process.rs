@@ -192,7 +192,7 @@ impl Process {
         let until = Instant::now() + DEADLINE;
         while let Some(line) = self.line(until) {
             if let Some(address) = line.strip_prefix("listening on ") {
-                return Some(address.parse().unwrap());
+                return Some(address.split(',').next()?.parse().unwrap());
             }
         }
         None

@@ -109,7 +109,7 @@ fn while_the_database_is_gone_members_stay_and_publishes_hear_busy_and_it_goes_o
     let unknown = ann.reply(first);
     assert!(matches!(unknown, Event::Error { code: ErrorCode::Unknown, .. }), "{unknown:?}");
     for command in [
-        Command::History { room: "r".into(), page: Page::After(0), limit: 5 },
+        Command::history("r", Page::After(0), 5),
         Command::Join { room: "never opened".into(), start: Start::Recent(5) },
     ] {
         let refused = ann.call(command);

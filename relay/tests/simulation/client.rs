@@ -202,7 +202,7 @@ impl Client {
         let Some(asked) = conn.waiting.remove(&tag) else {
             panic!("invariant 8, one reply for a request: client {} hears {tag} {heard:?}", self.index)
         };
-        if !is_refused_at_the_door(conn, &asked, &heard, env) {
+        if !conn.is_refused_at_the_door(&asked, &heard, &env.plan.limits) {
             let overtaken = conn.overtaken(tag, &asked, &env.oracle);
             assert!(
                 overtaken.is_none(),
@@ -225,12 +225,13 @@ impl Client {
                 check_start(start, real, (from, head, recovered), &room, env);
                 self.places.insert(room.clone(), (epoch, from));
                 self.know(&room, head.unwrap_or(from));
-                Self::told_head(conn, &room, head.unwrap_or(from));
+                conn.told_head(&room, head.unwrap_or(from));
                 let place = Place { last: from, promised: head.unwrap_or(from) };
                 assert!(conn.joined.insert(room.clone(), place).is_none(), "joined {room} twice");
             }
             (Asked::Leave { room }, Heard::Left) => {
-                assert!(conn.joined.remove(&room).is_some(), "left {room} without being in it");
+                let was_in_it = conn.joined.remove(&room).is_some();
+                assert!(was_in_it || self.dialect.leaves_twice(), "left {room} without being in it");
                 if conn.waiting.values().any(|other| other.room(&env.oracle) == Some(&room)) {
                     env.meet("a leave with something behind it");
                 }
@@ -240,7 +241,7 @@ impl Client {
                 let sent = env.oracle.sent(&body);
                 self.know(&sent.room, seq);
                 if sent.is_first_attempt() {
-                    Self::told_ack(conn, &sent.room, (tag, seq));
+                    conn.told_ack(&sent.room, (tag, seq));
                 }
             }
             (Asked::Publish(Name(body)), Heard::KeyTaken { seq, id }) => {
@@ -248,7 +249,10 @@ impl Client {
                 env.oracle.key_taken(&body, seq, id);
                 self.know(&env.oracle.sent(&body).room, seq);
             }
-            (Asked::History { room, page, limit }, Heard::History { epoch, head, lines }) => {
+            (Asked::History { room, page, limit }, Heard::History { epoch, head, mut lines }) => {
+                if self.dialect == Dialect::Centrifuge && page == Page::Newest {
+                    lines.reverse();
+                }
                 assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
                 let limit = u64::from(limit.min(env.plan.limits.history_messages_max));
                 env.oracle.check_page(&room, page, (limit, env.plan.limits.history_bytes_max), head, &lines);
@@ -263,28 +267,12 @@ impl Client {
                     head >= acked,
                     "invariant 12, commands on a room take effect in order: history of {room} ends at {head}, before {acked}"
                 );
-                Self::told_head(conn, &room, head);
+                conn.told_head(&room, head);
                 self.page = Some((head, lines.last().map_or(head, |line| line.seq)));
             }
             (Asked::Ping, Heard::Pong) => {}
             (asked, heard) => panic!("invariant 8: {asked:?} is answered by {heard:?}"),
         }
-    }
-
-    /// A join or history was answered: what this connection publishes from now on is behind it.
-    fn told_head(conn: &mut Conn, room: &Arc<str>, head: u64) {
-        conn.told.entry(room.clone()).or_default().head = head;
-    }
-
-    /// A message that was sent once was stored: behind what the connection asked for and published before it.
-    fn told_ack(conn: &mut Conn, room: &Arc<str>, (tag, seq): (u32, u64)) {
-        let told = conn.told.entry(room.clone()).or_default();
-        let is_in_order = seq > told.head && (tag, seq) > told.acked && seq > told.acked.1;
-        assert!(
-            is_in_order,
-            "invariant 12, commands on a room take effect in order: {room} {seq} is the ack of {tag} after {told:?}"
-        );
-        told.acked = (tag, seq);
     }
 
     fn know(&mut self, room: &Arc<str>, seq: u64) {
@@ -402,16 +390,6 @@ fn may_be_dropped(room: &str, from: u64, env: &mut Env) -> bool {
     let limits = &env.plan.limits;
     let was_cut_off = limits.lane_messages_max <= SHORT_LANE && messages > limits.tail_messages_max;
     was_cut_off || frames_bytes >= limits.feed_bytes_max / 4 || env.clock.age_ms_max(time_ms) >= KEEP_MS
-}
-
-/// A command that was refused before it got in line: it has no effect, so nothing waits for it or is waited for.
-fn is_refused_at_the_door(conn: &Conn, asked: &Asked, heard: &Heard<'_>, env: &Env) -> bool {
-    let Heard::Refused { code } = heard else { return false };
-    match code {
-        ErrorCode::TooLarge | ErrorCode::RateLimited => matches!(asked, Asked::Publish(_)),
-        ErrorCode::Busy => matches!(asked, Asked::Publish(_)) || conn.may_be_at_its_share(asked, &env.plan.limits),
-        _ => false,
-    }
 }
 
 /// What a join reply may say to what was asked.

@@ -278,7 +278,7 @@ fn who_says_much_that_has_an_effect_is_read_later_and_not_closed() {
         up = said(2 + n, Command::Join { room: format!("room-{n}").into(), start: Start::Recent(1000) });
         rig.turn(&[(id, &up)]);
     }
-    let page = said(99, Command::History { room: "room-0".into(), page: Page::Newest, limit: 1000 });
+    let page = said(99, Command::history("room-0", Page::Newest, 1000));
     let (mut given, mut turns) = (0, 0);
     while given < 2_000 {
         turns += 1;

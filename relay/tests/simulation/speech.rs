@@ -114,7 +114,7 @@ fn to_json(request: &Request<'_>) -> String {
             let data: Value = serde_json::from_slice(body).expect("JSON");
             ("publish", json!({ "channel": room, "data": data, "key": key }))
         }
-        Command::History { room, page, limit } => (
+        Command::History { room, page, limit, .. } => (
             "history",
             match page {
                 Page::Newest => json!({ "channel": room, "limit": limit, "reverse": true }),
@@ -124,7 +124,7 @@ fn to_json(request: &Request<'_>) -> String {
             },
         ),
         Command::Ping => ("ping", json!({})),
-        Command::Pong | Command::Unsupported => return "{}".to_owned(),
+        Command::Pong | Command::Unsupported | Command::Refused { .. } => return "{}".to_owned(),
     };
     json!({ "id": request.tag, method: value }).to_string()
 }
@@ -298,6 +298,7 @@ fn refused<'a>(error: &Value) -> Heard<'a> {
         Some(105) => ErrorCode::Already,
         Some(106) => ErrorCode::TooLarge,
         Some(107) => ErrorCode::BadRequest,
+        Some(108) => ErrorCode::NotAvailable,
         Some(111) => ErrorCode::Busy,
         _ => panic!("invariant 6: the error code of {error} is unknown"),
     };

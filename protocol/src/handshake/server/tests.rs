@@ -153,3 +153,16 @@ fn a_refusal_of_the_callers_is_whole_http() {
         Content-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\nConnection: close\r\n\r\nThe relay is full.\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
+
+#[test]
+fn the_query_is_told_apart_from_the_path_and_a_body_is_refused() {
+    let upgrade = upgraded(&with("/chat?room=1", "/a?b=c&d"));
+    assert_eq!((&*upgrade.path, &*upgrade.query), ("/a", "b=c&d"));
+    assert_eq!(upgraded(&with("/chat?room=1", "/a")).query, "");
+    let and = |header: &str| with("Host:", &format!("{header}\r\nHost:"));
+    upgraded(&and("Content-Length: 0"));
+    for header in ["Content-Length: 5", "Content-Length: 0\r\nContent-Length: 0", "Transfer-Encoding: chunked"] {
+        let (status, text) = refused(&and(header));
+        assert!(status == 400 && text.contains("has no body"), "{header}: {text}");
+    }
+}

@@ -11,6 +11,8 @@ use crate::env::Env;
 use crate::oracle::Sent;
 use crate::process::Process;
 
+/// No room has it.
+const NO_EPOCH: u64 = 0;
 /// A rude client talks so often, microseconds.
 const BABBLE_US: u64 = 500_000;
 /// A client remembers so many messages to repeat.
@@ -235,7 +237,14 @@ impl Client {
             Start::Recent(_) => true,
         };
         let command = Command::Join { room: room.to_string().into(), start };
-        self.ask(conn, Asked::Join { room, start, real }, command, env);
+        let asked = match start {
+            // Without a position this dialect asks where the room is, and there is nothing to recover.
+            Start::Since { seq: 0, epoch: None } if self.dialect == Dialect::Centrifuge => {
+                Start::Since { seq: 0, epoch: Some(NO_EPOCH) }
+            }
+            start => start,
+        };
+        self.ask(conn, Asked::Join { room, start: asked, real }, command, env);
     }
 
     /// Joins the rooms it was in, where it was or a little before.
@@ -269,7 +278,7 @@ impl Client {
     }
 
     fn ask_page(&mut self, conn: &mut Conn, room: Arc<str>, page: Page, limit: u32, env: &mut Env) {
-        let command = Command::History { room: room.to_string().into(), page, limit };
+        let command = Command::history(room.to_string(), page, limit);
         self.ask(conn, Asked::History { room, page, limit }, command, env);
     }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protocol::frame::{self, Decoder, Opcode, Role};
-use protocol::{ClientId, Command, Dialect, Page, Request, Start};
+use protocol::{ClientId, Command, Dialect, ErrorCode, Page, Request, Start};
 use relay::config::Limits;
 use relay::ids::SessionId;
 
 use crate::env::Env;
 use crate::oracle::Oracle;
-use crate::speech::{self, RSV1};
+use crate::speech::{self, Heard, RSV1};
 
 /// A body, which is its message's name. Shown in brief.
 pub struct Name(pub Vec<u8>);
@@ -146,6 +146,17 @@ impl Conn {
             || bytes + self.untagged * limits.body_bytes_max > limits.frame_bytes_max
     }
 
+    /// A command that was refused before it got in line: it has no effect, so nothing waits for it or is waited for.
+    pub fn is_refused_at_the_door(&self, asked: &Asked, heard: &Heard<'_>, limits: &Limits) -> bool {
+        let Heard::Refused { code } = heard else { return false };
+        let is_publish = matches!(asked, Asked::Publish(_));
+        match code {
+            ErrorCode::TooLarge | ErrorCode::RateLimited => is_publish,
+            ErrorCode::Busy => is_publish || self.may_be_at_its_share(asked, limits),
+            _ => false,
+        }
+    }
+
     /// A command on the same room that was to take effect before this one and is not answered.
     pub fn overtaken(&self, tag: u32, asked: &Asked, oracle: &Oracle) -> Option<(&u32, &Asked)> {
         let room = asked.room(oracle)?;
@@ -153,6 +164,22 @@ impl Conn {
         let before = self.waiting.range(..tag).filter(|(_, other)| other.room(oracle) == Some(room));
         // Publishes take effect in their order however they are answered: what is known of one is told at once.
         before.into_iter().find(|(_, other)| !(is_publish(asked) && is_publish(other)))
+    }
+
+    /// A join or history was answered: what this connection publishes from now on is behind it.
+    pub fn told_head(&mut self, room: &Arc<str>, head: u64) {
+        self.told.entry(room.clone()).or_default().head = head;
+    }
+
+    /// A message that was sent once was stored: behind what the connection asked for and published before it.
+    pub fn told_ack(&mut self, room: &Arc<str>, (tag, seq): (u32, u64)) {
+        let told = self.told.entry(room.clone()).or_default();
+        let is_in_order = seq > told.head && (tag, seq) > told.acked && seq > told.acked.1;
+        assert!(
+            is_in_order,
+            "invariant 12, commands on a room take effect in order: {room} {seq} is the ack of {tag} after {told:?}"
+        );
+        told.acked = (tag, seq);
     }
 
     pub fn push(&self, bytes: &[u8], env: &mut Env) {
