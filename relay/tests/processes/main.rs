@@ -26,6 +26,7 @@ mod pause;
 mod process;
 mod recovery;
 mod refusals;
+mod restart;
 mod scylla;
 mod shutdown;
 mod signals;
