@@ -8,6 +8,7 @@
 mod error;
 mod journal;
 mod layout;
+mod lock;
 mod log;
 mod mark;
 mod marks;
@@ -28,6 +29,7 @@ use crate::states::States;
 use crate::{Append, LogState, Record, Store, StoreError, StoredKey, keys};
 use error::{from_fjall, from_io};
 use layout::{Facts, Keys};
+use lock::Lock;
 use log::Log;
 use mark::Mark;
 use marks::Marks;
@@ -74,7 +76,7 @@ pub struct EmbeddedStore {
     /// None while a full disk keeps it closed.
     engine: RwLock<Option<Engine>>,
     /// Held for as long as this value lives; declared last so that it is released last.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What only the appending thread uses, and whether it may.
@@ -120,7 +122,7 @@ impl EmbeddedStore {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self, StoreError> {
         let layout = Layout::of(dir.as_ref());
         let is_new = recovery::is_new(&layout, options.create)?;
-        let lock = lock(&layout)?;
+        let lock = Lock::take(&layout)?;
         let engine = Engine::new(recovery::open(&layout, &options)?, &options);
         // Accepted once: what is missing later, when a full disk makes this open again, is a new loss.
         let options = Options { accept_loss: false, ..options };
@@ -227,17 +229,6 @@ impl EmbeddedStore {
             (&*append.room, mark)
         });
         engine.marks.note(marks).map_err(|error| self.failed(appender, fjall::Error::Io(error)))
-    }
-}
-
-fn lock(layout: &Layout) -> Result<File, StoreError> {
-    let io = |error| from_io(&layout.dir, error);
-    std::fs::create_dir_all(&layout.dir).map_err(io)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(layout.dir.join("lock")).map_err(io)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked { path: layout.dir.clone() }),
-        Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
     }
 }
 

@@ -174,7 +174,7 @@ fn a_message_that_is_broken_off_goes_on_with_its_rest() {
 fn what_is_not_a_command_is_malformed() {
     for (text, why) in [
         ("[]", "expected an object"),
-        (r#"[9,null,null,null,null,null,{},null]"#, "expected an object"),
+        (r"[9,null,null,null,null,null,{},null]", "expected an object"),
         ("hello", "expected value"),
         (r#"{"id":-1,"ping":{}}"#, "expected u32"),
         (r#"{"id":"1","ping":{}}"#, "expected u32"),
