@@ -123,7 +123,7 @@ pub enum Location {
 pub struct Options {
     /// The node's number in the deployment.
     pub node: u16,
-    /// The store must be there already: none is made. A keyspace is found or made by its own rules.
+    /// The store must be there already: none is made.
     pub exists: bool,
     /// Go on without acked messages that are missing.
     pub accept_loss: bool,
@@ -161,9 +161,9 @@ impl Location {
             }
             Self::Memory => Ok(Opened::new(MemoryStore::default(), "memory only: nothing is kept".into())),
             Self::Scylla(address) => {
-                let Options { node, accept_loss, replication, retention_s, .. } = options.clone();
+                let Options { node, exists, accept_loss, replication, retention_s } = options.clone();
                 let mut options = scylla::Options::new(address.clone());
-                options = scylla::Options { node, accept_loss, replication, retention_s, ..options };
+                options = scylla::Options { node, create: !exists, accept_loss, replication, retention_s, ..options };
                 options.log = Arc::new(|line| warn!("storage: {line}"));
                 let store = ScyllaStore::open(options)?;
                 let (kept, warnings) = (store.describe(), store.warnings());

@@ -57,6 +57,8 @@ pub struct Options {
     pub replication: Option<Replication>,
     /// How long messages are kept, seconds, 0 for ever; None leaves it as it is.
     pub retention_s: Option<u32>,
+    /// Whether a store is made where there is none.
+    pub create: bool,
     /// Go on without acked messages that are missing: their logs get a new epoch and end before the first of them.
     pub accept_loss: bool,
     /// Takes lines about trouble with the database and its end.
@@ -71,6 +73,7 @@ impl Options {
             node: 0,
             replication: None,
             retention_s: None,
+            create: true,
             accept_loss: false,
             // Whoever closed stderr does not want to know.
             log: Arc::new(|line| drop(writeln!(io::stderr(), "storage: {line}"))),

@@ -24,6 +24,9 @@ pub async fn prepare(session: &Session, options: &Options) -> Result<(), StoreEr
     let name = &options.address.keyspace;
     let unusable = |message: String| StoreError::Unusable { store: options.address.to_string(), message };
     check_datacenter(session, options).map_err(unusable)?;
+    if !options.create && !is_there(session, options).await? {
+        return Err(unusable("no relay has a store in this keyspace; check its name".into()));
+    }
     if replication(session, options).await?.is_none() {
         let copies = options.replication.clone().unwrap_or_default();
         let nodes = nodes(session, options);
@@ -78,6 +81,13 @@ async fn migrate(session: &Session, options: &Options) -> Result<(), StoreError>
         }
     }
     Ok(())
+}
+
+/// The keyspace has the first table of a store.
+async fn is_there(session: &Session, options: &Options) -> Result<bool, StoreError> {
+    let query = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+    let values = (&options.address.keyspace, "migrations");
+    Ok(!select::<(String,)>(session, options, query.to_owned(), values).await?.is_empty())
 }
 
 /// The column that a migration adds is there already.

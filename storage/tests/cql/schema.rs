@@ -1,6 +1,6 @@
 //! The tables: made, checked, refused, aged, and how large their partitions get.
 
-use storage::scylla::{ScyllaStore, schema};
+use storage::scylla::{Options, ScyllaStore, schema};
 use storage::{Store, StoreError};
 
 use crate::common::{assert_whole, fill, keyspace, open_keyspace};
@@ -8,7 +8,11 @@ use crate::driver::Driver;
 use crate::node::Node;
 
 fn refusal(name: &str) -> String {
-    match ScyllaStore::open(keyspace(Node::shared().address(), name)) {
+    refusal_of(keyspace(Node::shared().address(), name))
+}
+
+fn refusal_of(options: Options) -> String {
+    match ScyllaStore::open(options) {
         Err(error @ StoreError::Unusable { .. }) => error.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("it was opened"),
@@ -51,6 +55,22 @@ fn a_keyspace_without_keys_gets_them_even_if_a_start_was_killed_in_the_middle_of
         assert_eq!(seqs, [2, 4, 6, 8, 10, 12], "{name}");
         assert_eq!(driver.count(&format!("{name}.migrations")), schema::MIGRATIONS.len() as u64);
     }
+}
+
+#[test]
+fn a_keyspace_without_a_store_is_refused_and_left_as_it_is_where_none_may_be_made() {
+    let node = Node::shared().address();
+    let driver = Driver::connect(node);
+    driver.run("CREATE KEYSPACE of_others WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}");
+    drop(open_keyspace(node, "there"));
+    for name in ["of_others", "mistyped"] {
+        let why = refusal_of(Options { create: false, ..keyspace(node, name) });
+        assert!(why.contains(name) && why.contains("no relay has a store"), "{why}");
+    }
+    let keyspaces = driver.rows::<(String,)>("SELECT keyspace_name FROM system_schema.keyspaces");
+    assert!(keyspaces.iter().all(|(name,)| name != "mistyped"), "{keyspaces:?}");
+    assert_eq!(driver.count("system_schema.tables WHERE keyspace_name = 'of_others'"), 0);
+    ScyllaStore::open(Options { create: false, ..keyspace(node, "there") }).unwrap();
 }
 
 #[test]
