@@ -1,11 +1,12 @@
-//! Prints what durable appends cost on this machine: `cargo run --release -p storage --example bench_store -- DIR`.
-//!
-//! With `--start N` as well it measures how long a directory with N rooms takes to open.
+//! Prints what the embedded engine costs on this machine: `cargo run --release -p storage --example engine -- DIR`
+//! durable appends, with `--start N` as well how long a directory of N rooms takes to open, with `--room N` what opening
+//! one room of N messages of 8 KiB takes, all of them young enough to be repeated.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use protocol::snowflake::EPOCH_MS;
 use protocol::{Content, OwnedParts};
 use storage::{Append, EmbeddedStore, Key, Kind, Options, Record, Store};
 
@@ -15,11 +16,14 @@ const BODY: &str = "오늘 방송 진짜 재밌다 ㅋㅋㅋ PogChamp did you se
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let Some(dir) = arguments.next() else {
-        eprintln!("usage: bench_store DIR [--start ROOMS]");
+        eprintln!("usage: engine DIR [--start ROOMS | --room MESSAGES]");
         std::process::exit(2);
     };
-    if let (Some("--start"), Some(rooms)) = (arguments.next().as_deref(), arguments.next()) {
-        return measure_start(Path::new(&dir), rooms.parse().expect("ROOMS is a number"));
+    let (what, number) = (arguments.next(), arguments.next().map(|number| number.parse().expect("a number")));
+    match (what.as_deref(), number) {
+        (Some("--start"), Some(rooms)) => return measure_start(Path::new(&dir), rooms),
+        (Some("--room"), Some(messages)) => return measure_room(Path::new(&dir), messages),
+        _ => {}
     }
     println!(
         "{:>6} {:>8} {:>10} {:>10} {:>9} {:>9} {:>12} {:>12}",
@@ -102,6 +106,43 @@ fn measure_start(dir: &Path, rooms: u64) {
     let begun = Instant::now();
     let newest = store.read("room-7", 1, 50, 50).expect("readable");
     println!("first read of {} records {:?}", newest.len(), begun.elapsed());
+}
+
+/// What a relay reads of a room before its first command, and what it would have to read if keys were found in bodies.
+fn measure_room(dir: &Path, messages: u64) {
+    const TAIL: u64 = 1_024;
+    let dir = dir.join(format!("room-{messages}"));
+    let store = open(&dir);
+    let room: Arc<str> = "room".into();
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_millis() as u64;
+    let mut state = store.open_log(&room).expect("readable");
+    while state.last_seq < messages {
+        let records = (1..=TAIL.min(messages - state.last_seq)).map(|step| {
+            let seq = state.last_seq + step;
+            let body: Vec<u8> = (0..8_192).map(|_| fastrand::u8(..)).collect();
+            let id = ((now_ms - EPOCH_MS) << 22) + seq;
+            Arc::new(Record { time_ms: now_ms, content: Content::Binary, body: body.into(), ..record(seq, id) })
+        });
+        let append = Append { room: room.clone(), epoch: state.epoch, records: records.collect() };
+        state.last_seq += append.records.len() as u64;
+        store.append(&[append]).unwrap_or_else(|error| panic!("{error}"));
+    }
+    drop(store);
+    for way in ["keys beside the messages", "keys in the messages"] {
+        let store = open(&dir);
+        let (begun, rss_before) = (Instant::now(), rss_mib());
+        let last = store.open_log(&room).expect("readable").last_seq;
+        let tail = store.read(&room, last.saturating_sub(TAIL) + 1, last, TAIL as usize).expect("readable");
+        let (keys, held) = if way == "keys beside the messages" {
+            (store.keys(&room, 1, now_ms - 300_000).expect("readable").len(), Vec::new())
+        } else {
+            let all = store.read(&room, 1, last, last as usize).expect("readable");
+            (all.iter().filter(|record| record.key.is_some()).count(), all)
+        };
+        let (took, grown) = (begun.elapsed(), rss_mib() - rss_before);
+        println!("{way}: a tail of {} and {keys} keys of {last} messages in {took:?}, +{grown} MiB", tail.len());
+        drop((tail, held));
+    }
 }
 
 fn record(seq: u64, id: u64) -> Record {
