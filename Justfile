@@ -57,7 +57,8 @@ bench-store *engines:
 
 # What hostile clients can do to everybody else; `./just attack --list` names the attacks, NAMES chooses some of them
 attack *names: _toolchain
-    cargo build --release --locked -p relay --bins --example attack
+    cargo build --release --locked -p relay -p loadgen
+    cargo build --release --locked -p relay -p loadgen --example attack
     @ulimit -n "$(ulimit -Hn)" && target/release/examples/attack "$@"
 
 # Every check there is: lint, unit, property and simulation tests, real processes, a real CQL server, conformance
