@@ -45,6 +45,7 @@ pub(crate) fn close(why: Close) -> (u16, &'static str) {
         Close::GoingAway => (1001, "going away"),
         Close::Internal => (3004, "internal server error"),
         Close::SlowConsumer => (3008, "slow"),
+        Close::Overloaded => (3011, "force reconnect"),
         Close::Idle => (3012, "no pong"),
         Close::Flood => (3013, "too many requests"),
         Close::BadRequest => (3501, "bad request"),

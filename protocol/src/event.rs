@@ -234,6 +234,8 @@ pub enum Close {
     WrongEncoding,
     /// The client uses what is not available, and cannot be told in a reply.
     NotAvailable,
+    /// The relay has no memory for what the client is in the middle of sending.
+    Overloaded,
     /// The connection was replaced or ended on purpose and should not come back by itself.
     Ended,
     /// The relay failed.

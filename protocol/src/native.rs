@@ -55,6 +55,7 @@ pub(crate) fn close(why: Close) -> (u16, &'static str) {
         // No client of this dialect can ask for either.
         Close::WrongEncoding => (4006, "unknown encoding"),
         Close::NotAvailable => (4007, "not available"),
+        Close::Overloaded => (1013, "try again later"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use protocol::frame::{self, Deflater, Opcode};
 use protocol::{Content, OwnedParts, centrifuge, handshake};
+use relay::budget::Budget;
 use relay::config::Limits;
 use relay::deflation;
 use relay::ids::SessionId;
@@ -34,6 +35,7 @@ impl Rig {
             shards: 1,
             node: 0,
             ids_after_ms: 0,
+            budget: Budget::new(&limits, 1),
             limits,
             echo: false,
             period_us: None,
@@ -50,7 +52,7 @@ impl Rig {
             MASK,
             &mut hello,
         );
-        rig.shard.on_open(rig.id, true);
+        rig.shard.on_open(rig.id, 0, true);
         rig.turn(&mut hello);
         rig
     }

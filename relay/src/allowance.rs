@@ -3,7 +3,7 @@
 //! Lives boxed in its session, from the first byte until everything in it is full again: an idle connection has none.
 
 use crate::config::Limits;
-use crate::room::{Bucket, Rate};
+use crate::rate::{Bucket, Rate, publish_tokens};
 
 /// So many seconds' worth may be spent at once, of work and of what has no effect.
 const BURST_S: u32 = 1;
@@ -23,6 +23,8 @@ pub struct Allowance {
     at_us: u64,
     /// Bytes that it took of what waits for it since the time for that began.
     pub crept: u32,
+    /// Bytes of the relay's memory that are counted for it.
+    pub counted_bytes: usize,
 }
 
 impl Allowance {
@@ -33,17 +35,18 @@ impl Allowance {
             work_ns: work_ns_max(limits),
             at_us: now_us,
             crept: 0,
+            counted_bytes: 0,
         }
     }
 
-    /// Takes one publish, or says in how many milliseconds there will be one.
-    pub fn publish(&mut self, limits: &Limits, now_us: u64) -> Result<(), u32> {
-        self.publishes.take(publishes(limits), now_us)
+    /// Takes one publish with so many bytes of body, or says in how many milliseconds it may be made.
+    pub fn publish(&mut self, limits: &Limits, body_bytes: usize, now_us: u64) -> Result<(), u32> {
+        self.publishes.take(publishes(limits), publish_tokens(body_bytes), now_us)
     }
 
     /// Takes one command or frame without effect; false when there were too many of them.
     pub fn chatter(&mut self, limits: &Limits, now_us: u64) -> bool {
-        self.chatter.take(chatter(limits), now_us).is_ok()
+        self.chatter.take(chatter(limits), 1, now_us).is_ok()
     }
 
     /// Work was done, or with a negative number less than was thought. It may end in debt.
@@ -71,6 +74,7 @@ impl Allowance {
     pub fn is_full(&self, limits: &Limits, now_us: u64) -> bool {
         let gained = (now_us - self.at_us) as i64 * per_us(limits);
         self.crept == 0
+            && self.counted_bytes == 0
             && self.work_ns + gained >= work_ns_max(limits)
             && self.publishes.is_full(publishes(limits), now_us)
             && self.chatter.is_full(chatter(limits), now_us)
@@ -78,7 +82,7 @@ impl Allowance {
 }
 
 fn publishes(limits: &Limits) -> Rate {
-    Rate { per_s: limits.session_publish_rate, burst: 2 * limits.session_publish_rate }
+    Rate { per_s: limits.session_publish_rate, burst: limits.publish_burst }
 }
 
 fn chatter(limits: &Limits) -> Rate {

@@ -135,9 +135,19 @@ impl Chain {
             self.spans.push_back(span);
         }
         self.head = Cursor { position: self.head.position + frame.len() as u64, seq: last_seq };
+        self.shorten(bytes_max);
+    }
+
+    /// Drops the oldest chunks past `bytes_max`, except the last one.
+    pub fn shorten(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.spans.len() > 1 {
             self.drop_oldest();
         }
+    }
+
+    /// Bytes of memory that it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// A span that takes a frame of so many bytes. Chunks double until they are full-grown; from then on they overlap.

@@ -73,9 +73,16 @@ pub struct Limits {
     /// Open connections; a further one is answered 503. More than a ring can hold adds rings to each shard
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub max_connections: usize,
-    /// Rooms in memory at once; a further one is answered `busy`
+    /// Rooms in memory at once, of all cores together; for a further one the room that nobody used for longest is
+    /// forgotten (storage has it), and where all are in use it is answered `busy`
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub max_rooms: usize,
+    /// Memory for what clients send and are sent, of all connections and rooms together, bytes. Past half of it rooms
+    /// keep less in memory and read more from storage, past three quarters publishes and history hear `busy`, and past
+    /// all of it connections that use more than their share are not read. Messages that clients have begun and not
+    /// ended may hold an eighth of it; past that the oldest of them is closed
+    #[arg(long, default_value_t = 192 * 1024 * 1024, value_name = "BYTES")]
+    pub memory_bytes_max: usize,
     /// Rooms one connection may be a member of
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub rooms_per_session_max: usize,
@@ -83,17 +90,31 @@ pub struct Limits {
     /// holds no more than --frame-bytes-max besides
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub commands_per_session_max: usize,
+    /// Rooms that are not in memory yet which one connection may open per second, ten times as many at once; those that
+    /// somebody else has open do not count
+    #[arg(long, default_value_t = 20, value_name = "PER_S")]
+    pub session_open_rate: u32,
+    /// Rooms that are not in memory yet which one user may open per second, over all connections; ten times as many at
+    /// once
+    #[arg(long, default_value_t = 40, value_name = "PER_S")]
+    pub user_open_rate: u32,
+    /// Rooms that are not in memory yet which one address (of IPv6 a /64) may open per second, ten times as many at once;
+    /// 0 does not count addresses, as behind a proxy, where all connections have the same
+    #[arg(long, default_value_t = 200, value_name = "PER_S")]
+    pub address_open_rate: u32,
     /// Length of a room's or a user's name, bytes
     #[arg(long, default_value_t = 255, value_name = "BYTES")]
     pub name_bytes_max: usize,
     /// Size of a message's body, bytes
-    #[arg(long, default_value_t = 8 * 1024, value_name = "BYTES")]
-    pub body_bytes_max: usize,
-    /// Size of one WebSocket message from a client, bytes; a larger one closes the connection with 1009
     #[arg(long, default_value_t = 64 * 1024, value_name = "BYTES")]
+    pub body_bytes_max: usize,
+    /// Size of one WebSocket message from a client, bytes; a larger one closes the connection with 1009. JSON may need
+    /// three times the size of a body, where it is escaped
+    #[arg(long, default_value_t = 256 * 1024, value_name = "BYTES")]
     pub frame_bytes_max: usize,
-    /// Publishes one connection may make per second; twice as many at once
-    #[arg(long, default_value_t = 20, value_name = "PER_S")]
+    /// Publishes one connection may make per second, on average: a person makes one or two, a program that sends cursors
+    /// or positions thirty; more is a flood. A body counts as so many publishes as it has of 4 KiB
+    #[arg(long, default_value_t = 50, value_name = "PER_S")]
     pub session_publish_rate: u32,
     /// Commands and frames without effect one connection may send per second: pings, pongs, what is refused, all before
     /// `connect`; ten times as many at once, then it is closed
@@ -103,19 +124,31 @@ pub struct Limits {
     /// once. Past that it is read later
     #[arg(long, default_value_t = 10, value_name = "PERCENT")]
     pub session_work_percent: u32,
-    /// Publishes one user may make in one room per second, over all connections; twice as many at once
-    #[arg(long, default_value_t = 10, value_name = "PER_S")]
+    /// Publishes one user may make in one room per second, on average, over all connections
+    #[arg(long, default_value_t = 50, value_name = "PER_S")]
     pub user_publish_rate: u32,
+    /// Publishes that one connection, and one user in one room, may make at once before these rates apply: programs and
+    /// tests begin with bursts
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub publish_burst: u32,
     /// Publishes of a room that may wait for storage; past that they are answered `busy`
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub pending_publishes_max: usize,
-    /// How long a publish may wait for storage before it is answered `busy` or `unknown`, milliseconds
-    #[arg(long, default_value_t = 10_000, value_name = "MS")]
+    /// Memory of these publishes, bytes
+    #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
+    pub pending_bytes_max: usize,
+    /// How long a publish may wait for storage before it is answered `busy` or `unknown`, milliseconds; SDKs give up
+    /// after five seconds
+    #[arg(long, default_value_t = 4_000, value_name = "MS")]
     pub publish_timeout_ms: u64,
+    /// Commands that may wait for reads of storage, on each core; past that they are answered `busy`
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub pending_reads_max: usize,
     /// Messages one history command or `recent` may ask for
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub history_messages_max: u32,
-    /// Bodies of one page of history, bytes; a page ends earlier rather than being larger
+    /// Size of one page of history as JSON, which is longest, bytes; a page ends earlier rather than being larger, but
+    /// for a single message
     #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
     pub history_bytes_max: usize,
     /// Messages a returning member can be behind and still recover, where its core does not have their frames anyway;
@@ -125,6 +158,9 @@ pub struct Limits {
     /// Newest messages of a room kept in memory
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub tail_messages_max: usize,
+    /// Memory of these messages, bytes
+    #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
+    pub tail_bytes_max: usize,
     /// Frames of a room kept on each core for members that are slow or come back, bytes per dialect, deflated or not;
     /// they are kept for a minute at most
     #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
@@ -186,6 +222,11 @@ impl Limits {
                 .then_some(())
                 .ok_or_else(|| Invalid(format!("--{flag} is {value}, but must be at least {least}")))
         };
+        let at_most = |flag: &str, value: u64, most: u64| {
+            (value <= most)
+                .then_some(())
+                .ok_or_else(|| Invalid(format!("--{flag} is {value}, but must be at most {most}")))
+        };
         at_least("max-connections", self.max_connections as u64, 1)?;
         at_least("max-rooms", self.max_rooms as u64, 1)?;
         at_least("rooms-per-session-max", self.rooms_per_session_max as u64, 1)?;
@@ -194,8 +235,22 @@ impl Limits {
         at_least("user-publish-rate", u64::from(self.user_publish_rate), 1)?;
         at_least("session-chatter-rate", u64::from(self.session_chatter_rate), 1)?;
         at_least("session-work-percent", u64::from(self.session_work_percent), 1)?;
+        at_least("session-open-rate", u64::from(self.session_open_rate), 1)?;
+        at_least("user-open-rate", u64::from(self.user_open_rate), 1)?;
+        for (flag, rate) in [
+            ("session-open-rate", self.session_open_rate),
+            ("user-open-rate", self.user_open_rate),
+            ("address-open-rate", self.address_open_rate),
+        ] {
+            at_most(flag, u64::from(rate), 100_000)?;
+        }
+        at_least("publish-burst", u64::from(self.publish_burst), 1)?;
+        at_most("publish-burst", u64::from(self.publish_burst), 1_000_000)?;
         at_least("pending-publishes-max", self.pending_publishes_max as u64, 1)?;
+        at_least("pending-bytes-max", self.pending_bytes_max as u64, 1)?;
+        at_least("pending-reads-max", self.pending_reads_max as u64, 1)?;
         at_least("tail-messages-max", self.tail_messages_max as u64, 1)?;
+        at_least("tail-bytes-max", self.tail_bytes_max as u64, 1)?;
         at_least("lane-messages-max", self.lane_messages_max as u64, 16)?;
         at_least("send-buffer-bytes", self.send_buffer_bytes as u64, 4096)?;
         at_least("name-bytes-max", self.name_bytes_max as u64, 1)?;
@@ -213,6 +268,12 @@ impl Limits {
             return Err(Invalid(format!(
                 "--replies-bytes-max is {}, but must be at least twice --history-bytes-max ({}) and --body-bytes-max ({})",
                 self.replies_bytes_max, self.history_bytes_max, self.body_bytes_max
+            )));
+        }
+        if self.memory_bytes_max / 4 < self.replies_bytes_max {
+            return Err(Invalid(format!(
+                "--memory-bytes-max is {}, but must be at least four times --replies-bytes-max ({})",
+                self.memory_bytes_max, self.replies_bytes_max
             )));
         }
         let names = 2 * self.name_bytes_max + 1024;
@@ -260,7 +321,7 @@ mod tests {
             #[command(flatten)]
             limits: Limits,
         }
-        let may_be_zero = ["recovery-messages-max", "reconnect-spread-ms"];
+        let may_be_zero = ["recovery-messages-max", "reconnect-spread-ms", "address-open-rate"];
         let command = <Only as clap::CommandFactory>::command();
         for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
             let typed = ["limits", &format!("--{flag}"), "0"].map(str::to_owned);

@@ -12,6 +12,9 @@ pub const WINDOW_MESSAGES: u64 = 65_536;
 /// …or this long, milliseconds, whichever is shorter.
 pub const WINDOW_MS: u64 = 5 * 60 * 1000;
 
+/// What a key takes in memory, bytes: its place in a map and in a queue, and their spare capacity.
+const KEY_BYTES: usize = 96;
+
 /// The hash that is stored for a key: nobody can make the keys of two users meet.
 pub fn key_hash(user: &str, key: &str) -> u128 {
     let mut hasher = blake3::Hasher::new();
@@ -66,6 +69,20 @@ impl Dedupe {
         self.stored.insert(hash, (seq, id, body));
         self.order.push_back((seq, time_ms, hash));
         self.trim(seq, time_ms);
+    }
+
+    /// Forgets what has left the window of a log that ends here.
+    pub fn expire(&mut self, last_seq: u64, now_ms: u64) {
+        self.trim(last_seq, now_ms);
+        if self.order.len() < self.order.capacity() / 4 {
+            self.order.shrink_to_fit();
+            self.stored.shrink_to_fit();
+        }
+    }
+
+    /// What the keys take in memory, bytes.
+    pub fn bytes(&self) -> usize {
+        self.order.len() * KEY_BYTES
     }
 
     fn trim(&mut self, last_seq: u64, now_ms: u64) {

@@ -55,6 +55,8 @@ pub struct Feed {
     pub recent: u32,
     pub rate: MessageRate,
     pub touched_s: u32,
+    /// Bytes of frames that are counted in the relay's memory.
+    pub counted: usize,
 }
 
 impl Feed {
@@ -72,6 +74,7 @@ impl Feed {
             recent: 0,
             rate: MessageRate::default(),
             touched_s: 0,
+            counted: 0,
         }
     }
 
@@ -131,6 +134,16 @@ impl Feed {
     pub fn chain_mut(&mut self, encoding: Encoding) -> Option<(&mut Chain, u32)> {
         let chain = self.chains[encoding.index()].as_deref_mut()?;
         Some((chain, self.speakers[encoding.index()]))
+    }
+
+    /// What the frames take in memory, bytes.
+    pub fn bytes(&self) -> usize {
+        self.chains.iter().flatten().map(|chain| chain.bytes()).sum()
+    }
+
+    /// Forgets the oldest frames until each encoding has no more than this, or a single chunk.
+    pub fn shorten(&mut self, bytes_max: usize) {
+        self.chains.iter_mut().flatten().for_each(|chain| chain.shorten(bytes_max));
     }
 
     /// Chunks of the chain that has most.

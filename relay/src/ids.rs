@@ -44,6 +44,8 @@ pub fn owner_of(room: &str, shards: usize) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     pub user: Arc<str>,
+    /// Stands for the address it speaks from.
+    pub address: u32,
     pub rights: Rights,
 }
 

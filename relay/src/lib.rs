@@ -4,6 +4,7 @@
 //! and what drives it all (serve). Everything up to `mesh` is pure: no I/O, no clock, no runtime.
 
 pub mod allowance;
+pub mod budget;
 pub mod chain;
 pub mod config;
 pub mod control;
@@ -18,9 +19,11 @@ pub mod metrics;
 pub mod name;
 pub mod persist;
 pub mod pipeline;
+pub mod rate;
 pub mod room;
 pub mod serve;
 pub mod session;
 pub mod shard;
+pub mod sizes;
 pub mod store;
 pub mod tempo;

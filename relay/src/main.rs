@@ -93,6 +93,7 @@ fn echo(args: &EchoArgs) -> ExitCode {
         max_connections: 1024,
         frame_bytes_max: MESSAGE_BYTES_MAX,
         replies_bytes_max: 4 * MESSAGE_BYTES_MAX,
+        memory_bytes_max: 64 * MESSAGE_BYTES_MAX,
         ..Limits::defaults()
     };
     log::start(Format::Text);

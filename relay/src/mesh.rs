@@ -11,6 +11,7 @@ use storage::{Key, Record};
 use crate::feed::Shared;
 use crate::ids::{Principal, SessionId};
 use crate::room::Waiter;
+use crate::sizes::record_bytes;
 
 /// One message between cores. `waiter` names the connection and its command.
 #[derive(Debug)]
@@ -84,6 +85,29 @@ pub enum Mesh {
 }
 
 impl Mesh {
+    /// What it holds in memory, bytes, as far as it is not counted elsewhere.
+    pub fn bytes(&self) -> usize {
+        let more = match self {
+            Self::Publish { body, .. } => body.len(),
+            Self::Deliver { records, .. } => records.iter().map(|record| record_bytes(record)).sum(),
+            Self::Joined { backlog: records, .. } | Self::Page { records, .. } => {
+                records.iter().map(|record| record_bytes(record)).sum()
+            }
+            _ => 0,
+        };
+        size_of::<Self>() + more
+    }
+
+    /// Who waits for the reply, if it is a command that has one.
+    pub fn asker(&self) -> Option<SessionId> {
+        match self {
+            Self::Join { waiter, .. } | Self::Publish { waiter, .. } | Self::History { waiter, .. } => {
+                Some(waiter.session)
+            }
+            _ => None,
+        }
+    }
+
     /// Whose command on which room this answers, if it is a reply.
     pub fn answers(&self) -> Option<(SessionId, Arc<str>)> {
         match self {

@@ -5,17 +5,19 @@
 //! says by itself when it is durable. An append whose outcome is unknown is repeated unchanged; shards hear only of what
 //! is durable. Reads are answered within seconds whatever the store does: what waited too long is refused untried.
 //!
-//! The queues hold no more than the shards may ask for: an append a room, and the reads of commands that wait.
+//! The queues hold no more than the shards may ask for: an append a room, and the reads of commands that wait. Opens go
+//! before other reads, these take turns by connection, and nothing is read for connections that have ended.
 
 mod append;
 mod counts;
+mod queue;
 mod read;
 mod reservation;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,11 +28,13 @@ use uring::Wake;
 
 use self::append::{Appender, Batch};
 pub use self::counts::Counts;
-use self::read::{Read, Reader};
+use self::queue::{Queue, Read};
+use self::read::Reader;
 pub use self::read::{open, read};
 pub use self::reservation::Reservation;
 use crate::log::{Throttle, and_more};
-use crate::shard::{StoreReply, StoreRequest};
+use crate::room::Most;
+use crate::shard::{StoreReply, StoreRequest, Unread};
 
 /// Threads that read, and how many for an engine across a network, for which they do nothing but wait.
 const READERS: (usize, usize) = (2, 16);
@@ -55,20 +59,40 @@ impl ReplyTo {
 #[derive(Clone)]
 pub struct Persist {
     appends: Sender<Batch>,
-    reads: Sender<Read>,
+    /// One for each read in the queue, or more.
+    reads: Sender<()>,
+    shared: Arc<Shared>,
 }
 
 impl Persist {
     /// Hands over a turn's requests. Threads that have given up take none: nobody is answered any more.
     pub fn send(&self, shard: usize, requests: &mut Vec<StoreRequest>) {
         let since = Instant::now();
-        let mut appends = Vec::new();
+        let (mut appends, mut reads, mut unread) = (Vec::new(), 0, Vec::new());
+        // Most turns only append, and need not meet the readers.
+        let mut queue = None;
         for request in requests.drain(..) {
             match request {
                 StoreRequest::Append(append) => appends.push(append),
                 StoreRequest::Open { .. } | StoreRequest::Read { .. } => {
-                    let _ = self.reads.send(Read { shard, request, since });
+                    match queue.get_or_insert_with(|| self.shared.queue()).push(Read { shard, request, since }) {
+                        Ok(()) => reads += 1,
+                        Err(read) => unread.push((read, Unread::Failed)),
+                    }
                 }
+                StoreRequest::Forget { session } => {
+                    let queue = queue.get_or_insert_with(|| self.shared.queue());
+                    unread.extend(queue.forget(session).map(|read| (read, Unread::Gone(session))));
+                }
+            }
+        }
+        drop(queue);
+        for _ in 0..reads {
+            let _ = self.reads.send(());
+        }
+        for (read, why) in unread {
+            if let StoreRequest::Read { room, wanted, .. } = read.request {
+                self.shared.replies[read.shard].send(vec![StoreReply::Read { room, wanted, found: Err(why) }]);
             }
         }
         if !appends.is_empty() {
@@ -114,6 +138,7 @@ type OnLost = Box<dyn FnOnce(StoreError) + Send>;
 /// keep it open.
 struct Shared {
     replies: Vec<ReplyTo>,
+    reads: Mutex<Queue>,
     counts: Arc<Counts>,
     /// Nothing that fails is tried again.
     give_up: AtomicBool,
@@ -125,11 +150,16 @@ impl Shared {
     fn new(replies: &[ReplyTo], on_lost: OnLost) -> Arc<Self> {
         Arc::new(Self {
             replies: replies.to_vec(),
+            reads: Mutex::default(),
             counts: Arc::default(),
             give_up: AtomicBool::new(false),
             on_lost: Mutex::new(Some(on_lost)),
             trouble: Throttle::default(),
         })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This process may not write any more.
@@ -154,7 +184,7 @@ impl Shared {
 /// this process may never write to the store again. Returns the time up to which ids may have been given out before.
 pub fn start(
     store: &Arc<dyn Store>,
-    tail_max: usize,
+    tail_max: Most,
     replies: &[ReplyTo],
     on_lost: impl FnOnce(StoreError) + Send + 'static,
 ) -> Result<(Persist, Threads, u64), StoreError> {
@@ -183,7 +213,7 @@ pub fn start(
         let jobs = read_jobs.clone();
         handles.push(spawn(format!("read-{n}"), Box::new(move || reader.run(&jobs))));
     }
-    Ok((Persist { appends, reads }, Threads { handles, ended, shared }, ids_after_ms))
+    Ok((Persist { appends, reads, shared: shared.clone() }, Threads { handles, ended, shared }, ids_after_ms))
 }
 
 /// Milliseconds since 1970.

@@ -14,6 +14,9 @@ use storage::{Append, Key, Kind, LogState, Record, StoredKey};
 use crate::dedupe::{Dedupe, Known};
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
+use crate::rate::{Bucket, Rate, publish_tokens};
+use crate::shard::Wanted;
+use crate::sizes::{RECORD_BYTES, record_bytes};
 use crate::tempo::MessageRate;
 
 /// Who waits for the outcome of a publish: the connection and its own number for the command.
@@ -32,6 +35,13 @@ pub struct Publish {
     pub key: Option<Key>,
     pub parts: OwnedParts,
     pub waiter: Waiter,
+}
+
+impl Publish {
+    /// What it takes in memory, bytes: as much as the record that it becomes.
+    fn bytes(&self) -> usize {
+        RECORD_BYTES + self.user.len() + self.body.len() + self.parts.get().bytes().len()
+    }
 }
 
 /// What becomes of a publish at once.
@@ -85,42 +95,11 @@ pub struct CoreState {
     pub forwarded: u64,
 }
 
-/// Publishes per second and how many at once.
+/// So many messages, and so many bytes of memory.
 #[derive(Debug, Clone, Copy)]
-pub struct Rate {
-    pub per_s: u32,
-    pub burst: u32,
-}
-
-/// Tokens of one publisher, refilled with time: the classic token bucket, in thousandths of a token.
-#[derive(Debug, Clone, Copy)]
-pub struct Bucket {
-    milli: u32,
-    at_ms: u32,
-}
-
-impl Bucket {
-    pub fn full(rate: Rate, now_us: u64) -> Self {
-        Self { milli: rate.burst * 1000, at_ms: (now_us / 1000) as u32 }
-    }
-
-    /// Takes one token, or says in how many milliseconds there will be one.
-    pub fn take(&mut self, rate: Rate, now_us: u64) -> Result<(), u32> {
-        let now_ms = (now_us / 1000) as u32;
-        let gained = u64::from(now_ms.wrapping_sub(self.at_ms)) * u64::from(rate.per_s);
-        self.milli = (u64::from(self.milli) + gained).min(u64::from(rate.burst) * 1000) as u32;
-        self.at_ms = now_ms;
-        if self.milli >= 1000 {
-            self.milli -= 1000;
-            return Ok(());
-        }
-        Err((1000 - self.milli).div_ceil(rate.per_s.max(1)))
-    }
-
-    pub fn is_full(self, rate: Rate, now_us: u64) -> bool {
-        let mut later = self;
-        later.take(rate, now_us).is_ok() && later.milli + 1000 >= rate.burst * 1000
-    }
+pub struct Most {
+    pub messages: usize,
+    pub bytes: usize,
 }
 
 /// What storage knows of a room's log.
@@ -150,33 +129,36 @@ pub struct Room {
     pending_keys: HashMap<u128, (u64, Option<u64>)>,
     taken: u64,
     flight: Option<Flight>,
+    /// Bytes of what is pending, flying, and in the tail.
+    pending_bytes: usize,
+    flight_bytes: usize,
+    tail_bytes: usize,
     /// What came before this seq has expired; more may have, which storage says when it is asked.
     pub kept_from: u64,
     /// The newest durable records, dense, the last one being `durable`.
     tail: VecDeque<Arc<Record>>,
     dedupe: Dedupe,
     pub cores: Vec<CoreState>,
-    /// Reads of storage that are under way, `(first, last)`, and the commands that wait for them: identical ones are
-    /// done once.
-    pub reads: HashMap<(u64, u64), Vec<Mesh>>,
-    /// How many commands that are.
-    pub readers: usize,
+    /// Reads of storage that are under way, and the commands that wait for them: identical ones are done once.
+    pub reads: HashMap<Wanted, Vec<Mesh>>,
     buckets: HashMap<Arc<str>, Bucket>,
     /// Messages cut since the rate was last looked at, and that rate.
     pub recent_cut: u32,
     pub rate: MessageRate,
     pub used_us: u64,
+    /// Tells it from others that had its index before.
+    pub number: u64,
 }
 
 impl Room {
     /// A room as storage knows it.
-    pub fn load(name: Arc<str>, log: Log, shards: usize) -> Self {
+    pub fn load(name: Arc<str>, log: Log, shards: usize, tail_max: Most) -> Self {
         let Log { state, tail, keys } = log;
         let mut dedupe = Dedupe::default();
         for key in &keys {
             dedupe.insert(key);
         }
-        Self {
+        let mut room = Self {
             name,
             epoch: state.epoch,
             durable: state.last_seq,
@@ -187,21 +169,31 @@ impl Room {
             pending_keys: HashMap::default(),
             taken: 0,
             flight: None,
+            pending_bytes: 0,
+            flight_bytes: 0,
+            tail_bytes: tail.iter().map(|record| record_bytes(record)).sum(),
             kept_from: 1,
             tail: tail.into(),
             dedupe,
             cores: vec![CoreState::default(); shards],
             reads: HashMap::default(),
-            readers: 0,
             buckets: HashMap::default(),
             recent_cut: 0,
             rate: MessageRate::default(),
             used_us: 0,
-        }
+            number: 0,
+        };
+        room.trim_tail(tail_max);
+        room
+    }
+
+    /// What it holds in memory, bytes, beside the room itself.
+    pub fn bytes(&self) -> usize {
+        self.pending_bytes + self.flight_bytes + self.tail_bytes + self.dedupe.bytes()
     }
 
     /// Takes a publish, or says at once what becomes of it.
-    pub fn publish(&mut self, publish: Publish, rate: Rate, pending_max: usize, now_us: u64) -> Verdict {
+    pub fn publish(&mut self, publish: Publish, rate: Rate, pending_max: Most, now_us: u64) -> Verdict {
         if let Some(key) = publish.key {
             match self.dedupe.get(key) {
                 Some(Known { seq, id, differs: false }) => return Verdict::Repeat { seq, id },
@@ -213,17 +205,21 @@ impl Room {
                 return Verdict::Pending;
             }
         }
-        if self.pending.len() >= pending_max {
+        let bytes = publish.bytes();
+        // One message always may, however large it is.
+        let is_full = self.pending.len() >= pending_max.messages || self.pending_bytes + bytes > pending_max.bytes;
+        if is_full && !self.pending.is_empty() {
             return Verdict::Busy;
         }
         let bucket = self.buckets.entry(publish.user.clone()).or_insert_with(|| Bucket::full(rate, now_us));
-        if let Err(retry_after_ms) = bucket.take(rate, now_us) {
+        if let Err(retry_after_ms) = bucket.take(rate, publish_tokens(publish.body.len()), now_us) {
             return Verdict::RateLimited { retry_after_ms };
         }
         if let Some(key) = publish.key {
             self.pending_keys.insert(key.hash, (self.taken, key.body));
         }
         self.taken += 1;
+        self.pending_bytes += bytes;
         self.pending.push_back(Pending { publish, since_us: now_us, repeats: Vec::new() });
         Verdict::Pending
     }
@@ -238,14 +234,14 @@ impl Room {
         }
     }
 
-    /// Gives seqs and ids to what is pending, at most `records_max`, and the append to send to storage. None while one
-    /// is on its way or nothing is pending.
-    pub fn form_append(&mut self, ids: &mut Snowflake, now: (u64, u64), records_max: usize) -> Option<Append> {
+    /// Gives seqs and ids to what is pending, as much as one append may have, and the append to send to storage. None
+    /// while one is on its way or nothing is pending.
+    pub fn form_append(&mut self, ids: &mut Snowflake, now: (u64, u64), append_max: Most) -> Option<Append> {
         if self.flight.is_some() || self.pending.is_empty() {
             return None;
         }
         let (now_us, wall_ms) = now;
-        let count = self.pending.len().min(records_max);
+        let (count, bytes) = self.next_append(append_max);
         let first = self.taken - self.pending.len() as u64;
         let (mut records, mut waiters) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let mut last_id = self.last_id;
@@ -267,13 +263,28 @@ impl Room {
             all.insert(0, Waiting { waiter, differs: false });
             waiters.push(all);
         }
+        self.pending_bytes -= bytes;
+        self.flight_bytes = bytes;
         self.flight = Some(Flight { first, records: records.clone(), waiters, since_us: now_us, overdue: false });
         Some(Append { room: self.name.clone(), epoch: self.epoch, records })
     }
 
+    /// How many of the pending ones make one append, and their bytes.
+    fn next_append(&self, append_max: Most) -> (usize, usize) {
+        let mut taken = (0, 0);
+        for pending in self.pending.iter().take(append_max.messages) {
+            let bytes = taken.1 + pending.publish.bytes();
+            if bytes > append_max.bytes && taken.0 > 0 {
+                break;
+            }
+            taken = (taken.0 + 1, bytes);
+        }
+        taken
+    }
+
     /// The append on its way is durable. Calls `tell` for everybody who waits for one of its messages: whether it has
     /// another body, seq and id.
-    pub fn stored(&mut self, now_us: u64, tail_max: usize, mut tell: impl FnMut(Waiter, Known)) {
+    pub fn stored(&mut self, now_us: u64, tail_max: Most, mut tell: impl FnMut(Waiter, Known)) {
         let Some(flight) = self.flight.take() else { return };
         if self.durable == self.cut {
             self.uncut_since_us = now_us;
@@ -290,10 +301,31 @@ impl Room {
             }
             self.tail.push_back(record);
         }
-        // What is not cut yet must stay: the frames for the members are made from the tail.
-        while self.tail.len() > tail_max && self.tail.front().is_some_and(|r| r.seq <= self.cut) {
-            self.tail.pop_front();
+        self.tail_bytes += std::mem::take(&mut self.flight_bytes);
+        self.trim_tail(tail_max);
+    }
+
+    /// Forgets the oldest messages that are too many. What is not cut yet must stay: the frames for the members are made
+    /// from the tail.
+    fn trim_tail(&mut self, tail_max: Most) {
+        while self.tail.len() > tail_max.messages || self.tail_bytes > tail_max.bytes {
+            let Some(front) = self.tail.pop_front_if(|record| record.seq <= self.cut) else { return };
+            self.tail_bytes -= record_bytes(&front);
         }
+    }
+
+    /// Forgets all messages that every core with members was sent: they can be read from storage. Not while something
+    /// is read, which goes on in the tail.
+    pub fn drop_tail(&mut self) {
+        if !self.reads.is_empty() {
+            return;
+        }
+        let unsent = self.cores.iter().filter(|core| core.members > 0).map(|core| core.forwarded);
+        let sent = unsent.min().unwrap_or(u64::MAX).min(self.cut);
+        while let Some(front) = self.tail.pop_front_if(|record| record.seq <= sent) {
+            self.tail_bytes -= record_bytes(&front);
+        }
+        self.tail.shrink_to_fit();
     }
 
     /// Tells those who have waited longer than `timeout_us`: `pending` ones got no seq (busy, dropped), `flying` ones may
@@ -301,6 +333,7 @@ impl Room {
     pub fn give_up(&mut self, now_us: u64, timeout_us: u64, mut tell: impl FnMut(Waiter, bool)) {
         while self.pending.front().is_some_and(|p| p.since_us + timeout_us <= now_us) {
             let Some(pending) = self.pending.pop_front() else { break };
+            self.pending_bytes -= pending.publish.bytes();
             if let Some(key) = pending.publish.key {
                 self.pending_keys.remove(&key.hash);
             }
@@ -348,8 +381,10 @@ impl Room {
         self.tail.range(start..=start + (last - first) as usize).cloned().collect()
     }
 
-    /// Frees what an idle room does not need: the buckets of users that may publish at full rate again.
-    pub fn tidy(&mut self, rate: Rate, now_us: u64) {
+    /// Frees what an idle room does not need: keys that have left their window, and the buckets of users that may publish
+    /// at full rate again.
+    pub fn tidy(&mut self, rate: Rate, now_us: u64, wall_ms: u64) {
+        self.dedupe.expire(self.durable, wall_ms);
         self.buckets.retain(|_, bucket| !bucket.is_full(rate, now_us));
     }
 

@@ -25,11 +25,13 @@ use self::admission::Capacity;
 use self::core::{Core, Links, Parts, Stop};
 use self::supervise::{Outcome, Report, Running, Vital, await_ready, supervise};
 pub use self::watchdog::Turns;
+use crate::budget::Budget;
 use crate::config::Limits;
 use crate::control::{self, Phase, View};
 use crate::deflation;
 use crate::log;
 use crate::persist::{self, ReplyTo};
+use crate::room::Most;
 use crate::shard::Setup;
 use crate::store::Opened;
 
@@ -87,12 +89,14 @@ pub fn run(plan: &Plan, open: impl FnOnce() -> anyhow::Result<Opened>) -> anyhow
         .unzip();
     let on_lost = reports.clone();
     let on_lost = move |error| drop(on_lost.send(Report::StoreLost(error)));
-    let (persist, threads, ids_after_ms) = persist::start(&store, plan.limits.tail_messages_max, &reply_to, on_lost)?;
+    let tail_max = Most { messages: plan.limits.tail_messages_max, bytes: plan.limits.tail_bytes_max };
+    let (persist, threads, ids_after_ms) = persist::start(&store, tail_max, &reply_to, on_lost)?;
     view.opened(&store, threads.counts());
     let stop = Arc::new(Stop::default());
     let (address, listeners) = listen(plan)?;
     let links = Links::mesh(&wakes, LANE_BATCHES, HANDOVERS_MAX);
     let nonce = fastrand::u64(..);
+    let budget = Budget::new(&plan.limits, plan.shards);
     let mut handles = Vec::new();
     for (shard, (((listener, links), replies), running)) in
         listeners.into_iter().zip(links).zip(replies).zip(Running::all(plan.shards)).enumerate()
@@ -103,6 +107,7 @@ pub fn run(plan: &Plan, open: impl FnOnce() -> anyhow::Result<Opened>) -> anyhow
             node: plan.node,
             ids_after_ms,
             limits: plan.limits.clone(),
+            budget: budget.clone(),
             echo: plan.echo,
             period_us: None,
             deflate_members_min: deflation::MEMBERS_MIN,
@@ -144,7 +149,7 @@ fn spawn(parts: Parts, reports: flume::Sender<Report>) -> anyhow::Result<Executo
             let report = match Core::new(parts) {
                 Ok(core) => {
                     vital.tell(Report::Ready);
-                    Report::Ended(core.run())
+                    Report::Ended(core.run().into())
                 }
                 Err(error) => Report::Failed(error.to_string()),
             };

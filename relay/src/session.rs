@@ -80,6 +80,8 @@ pub struct Reading {
     pub paused: bool,
     /// The peer has said everything.
     pub ended: bool,
+    /// It is in the middle of a message or request, of which more has come than its share.
+    pub halfway: bool,
 }
 
 /// One connection.
@@ -111,6 +113,8 @@ pub struct Session {
     /// waits.
     pub blocked_ds: u32,
     pub decoder: Decoder,
+    /// Stands for the peer's address.
+    pub address: u32,
     /// None until the connect command.
     pub user: Option<Arc<str>>,
     pub rooms: Vec<Membership>,
@@ -144,6 +148,7 @@ impl Session {
             taken: 0,
             blocked_ds: 0,
             decoder: Decoder::new(Role::Server, message_bytes_max),
+            address: 0,
             user: None,
             rooms: Vec::new(),
             pipeline: None,
@@ -189,6 +194,19 @@ impl Session {
             Sending::Nothing | Sending::Feed { .. } => 0,
         };
         self.replies.len() + rest
+    }
+
+    /// Bytes that it holds for itself, as far as they are counted in the relay's memory.
+    pub fn counted_bytes(&self) -> usize {
+        self.allowance.as_ref().map_or(0, |allowance| allowance.counted_bytes)
+    }
+
+    /// Bytes of a message or of its request that have come, where that is not whole.
+    pub fn halfway_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Handshake(head) => head.len(),
+            Phase::Open | Phase::Closing => self.decoder.buffer_bytes(),
+        }
     }
 
     /// It speaks a dialect and has not said `connect`.

@@ -24,7 +24,7 @@ mod token;
 
 pub use event::{Event, Socket};
 pub use limits::{open_files_max, raise_limits};
-pub use listen::listener;
+pub use listen::{listener, peer};
 pub use ring::{ACCEPTS_MAX, Ring};
 pub use segment::{Chunk, Segment};
 pub use setup::{Config, SetupError};

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Listens on `addr` with SO_REUSEADDR, and with TCP_NODELAY and (when given) SO_SNDBUF set so that accepted connections
 /// inherit them. `reuse_port` lets several rings listen on one address; the kernel spreads connections over them.
@@ -24,4 +25,9 @@ pub fn listener(
     socket.bind(&addr.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
+}
+
+/// Who is at the other end of an accepted connection; None when it is gone already.
+pub fn peer(connection: &OwnedFd) -> Option<SocketAddr> {
+    SockRef::from(connection).peer_addr().ok()?.as_socket()
 }

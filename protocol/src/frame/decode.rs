@@ -112,9 +112,8 @@ impl Decoder {
         Ok(header)
     }
 
-    /// What the decoder holds on the heap, without the box itself.
-    #[cfg(test)]
-    pub(super) fn buffer_bytes(&self) -> usize {
+    /// What the decoder holds on the heap of what is half-way, without the box itself.
+    pub fn buffer_bytes(&self) -> usize {
         self.partial
             .as_ref()
             .map_or(0, |partial| partial.head.capacity() + partial.message.capacity() + partial.control.capacity())

@@ -8,6 +8,7 @@ use flume::Receiver;
 use protocol::snowflake::Snowflake;
 use protocol::{Content, OwnedParts};
 use relay::persist::{self, Persist, ReplyTo, wall_ms};
+use relay::room::Most;
 use relay::shard::{StoreReply, StoreRequest};
 use storage::{Append, Key, Kind, Record, Store, StoreError};
 use uring::Wake;
@@ -148,10 +149,11 @@ pub fn run(store: &Arc<Counted>, load: &Load) -> anyhow::Result<Measured> {
     let (to, replies) = flume::unbounded();
     let reply_to = ReplyTo { replies: to, wake: Wake::new()? };
     let shared: Arc<dyn Store> = store.clone();
-    let (persist, threads, ids_after_ms) = persist::start(&shared, 1, &[reply_to], |error| {
-        eprintln!("bench_store: {error}");
-        std::process::exit(1);
-    })?;
+    let (persist, threads, ids_after_ms) =
+        persist::start(&shared, Most { messages: 1, bytes: 1 }, &[reply_to], |error| {
+            eprintln!("bench_store: {error}");
+            std::process::exit(1);
+        })?;
     store.take();
     let mut driver = Driver {
         load,

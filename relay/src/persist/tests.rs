@@ -7,7 +7,12 @@ use storage::{Append, Concurrent, Done, Fault, FaultyStore, Key, Kind, LogState,
 use super::read::read;
 use super::*;
 use crate::dedupe::WINDOW_MS;
+use crate::ids::SessionId;
 use crate::room::Log;
+use crate::shard::{Found, Wanted};
+use crate::sizes::sent_bytes;
+
+const TEN: Most = Most { messages: 10, bytes: usize::MAX };
 
 /// Nothing takes this long unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -110,7 +115,7 @@ fn rig(reserve_failures: u32) -> Rig {
 fn start_on(store: &Arc<dyn Store>) -> (Persist, Threads, Receiver<Vec<StoreReply>>, Receiver<StoreError>) {
     let ((replies, incoming), (tell, lost)) = (unbounded(), unbounded());
     let reply_to = ReplyTo { replies, wake: Wake::new().unwrap() };
-    let (persist, threads, _) = start(store, 10, &[reply_to], move |error| tell.send(error).unwrap()).unwrap();
+    let (persist, threads, _) = start(store, TEN, &[reply_to], move |error| tell.send(error).unwrap()).unwrap();
     (persist, threads, incoming, lost)
 }
 
@@ -143,6 +148,22 @@ fn opened(replies: &Receiver<Vec<StoreReply>>) -> (String, bool) {
         Some(StoreReply::Opened { room, log }) => (room.to_string(), log.is_some()),
         other => panic!("{other:?}"),
     }
+}
+
+/// Why the next read that is answered was not done.
+fn unread(replies: &Receiver<Vec<StoreReply>>) -> Unread {
+    match replies.recv_timeout(DEADLINE).unwrap().pop() {
+        Some(StoreReply::Read { found: Err(why), .. }) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn wanted(first: u64, last: u64, split: u64, bytes_max: usize) -> Wanted {
+    Wanted { first, last, split, bytes_max }
+}
+
+fn seqs(found: &Found) -> Vec<u64> {
+    found.records.iter().map(|record| record.seq).collect()
 }
 
 fn metric(counts: &Counts, name: &str) -> f64 {
@@ -268,12 +289,27 @@ fn reads_that_hang_do_not_hold_up_others_and_those_that_waited_too_long_are_refu
     rooms.sort();
     assert_eq!(rooms, [("a".into(), true), ("b".into(), true)]);
     let since = Instant::now().checked_sub(DEADLINE).unwrap();
-    rig.persist.reads.send(Read { shard: 0, request: open("late"), since }).unwrap();
+    let hand_over = |request| {
+        assert!(rig.persist.shared.queue().push(Read { shard: 0, request, since }).is_ok());
+        rig.persist.reads.send(()).unwrap();
+    };
+    hand_over(open("late"));
     assert_eq!(opened(&rig.replies), ("late".into(), false));
-    let request = StoreRequest::Read { room: "late".into(), first: 1, last: 9 };
-    rig.persist.reads.send(Read { shard: 0, request, since }).unwrap();
-    assert!(matches!(rig.replies.recv_timeout(DEADLINE).unwrap()[..], [StoreReply::Read { found: None, .. }]));
+    hand_over(StoreRequest::Read { room: "late".into(), wanted: wanted(1, 9, 1, 1), asker: SessionId(1) });
+    assert_eq!(unread(&rig.replies), Unread::Failed);
     assert_eq!(count(&rig.threads.counts(), "relay_persist_reads_refused_total"), 2);
+    drop(rig.gate);
+    assert_eq!(opened(&rig.replies), (STUCK.into(), true));
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_not_read() {
+    let rig = rig(0);
+    let stuck = (0..READERS.1).map(|_| StoreRequest::Open { room: STUCK.into() });
+    let read = StoreRequest::Read { room: "a".into(), wanted: wanted(1, 9, 1, 1), asker: SessionId(1) };
+    rig.persist.send(0, &mut stuck.chain([read]).collect());
+    rig.persist.send(0, &mut vec![StoreRequest::Forget { session: SessionId(1) }]);
+    assert_eq!(unread(&rig.replies), Unread::Gone(SessionId(1)));
     drop(rig.gate);
     assert_eq!(opened(&rig.replies), (STUCK.into(), true));
 }
@@ -322,10 +358,54 @@ fn a_read_finds_what_is_kept_wherever_the_expired_part_ends() {
         (1001, (1000, 1000), (1001, None)),
         (300, (400, 400), (400, Some(400))),
     ] {
-        let (from, records) = read(&expired(kept_from, 0), "r", first, last).unwrap();
-        assert_eq!((from, records.last().map(|record| record.seq)), found, "{first}..={last} kept from {kept_from}");
-        assert!(records.iter().map(|record| record.seq).eq(from..from + records.len() as u64));
+        for split in [first, last, last + 1] {
+            let read = read(&expired(kept_from, 0), "r", wanted(first, last, split, usize::MAX)).unwrap();
+            let (from, end) = (read.first, read.records.last().map(|record| record.seq));
+            assert_eq!((from, end), found, "{first}..={last} kept from {kept_from}");
+            assert!(seqs(&read).into_iter().eq(from..from + read.records.len() as u64));
+            assert_eq!((read.has_expired, read.more_before, read.more_after), (from > first, false, false));
+        }
     }
+}
+
+#[test]
+fn what_lies_before_something_that_has_expired_counts_as_expired_however_it_is_read() {
+    let store = expired(1, 0);
+    store.expire("r", 300..400);
+    for (split, last) in [(1, 1000), (200, 1000), (350, 1000), (400, 1000), (1001, 1000), (1, 500)] {
+        let found = read(&store, "r", wanted(1, last, split, usize::MAX)).unwrap();
+        assert!(seqs(&found).into_iter().eq(400..=last), "from {split} on: {:?}", seqs(&found));
+        assert_eq!((found.first, found.has_expired, found.more_before, found.more_after), (400, true, false, false));
+    }
+    let found = read(&store, "r", wanted(1, 350, 1, usize::MAX)).unwrap();
+    assert_eq!((found.first, found.has_expired), (400, true), "nothing of it is left");
+}
+
+#[test]
+fn a_read_takes_as_many_bytes_as_are_wanted_and_not_all_messages() {
+    let (store, mut each) = (MemoryStore::new(1), 0);
+    for seq in 1..=1000 {
+        let StoreRequest::Append(mut append) = append("r", seq) else { unreachable!() };
+        Arc::make_mut(&mut append.records[0]).body = vec![b'x'; 100].into();
+        each = sent_bytes("r", &append.records[0]);
+        store.append(&[append]).unwrap();
+    }
+    let read = |first, last, split, bytes_max| read(&store, "r", wanted(first, last, split, bytes_max)).unwrap();
+    for (bytes_max, count) in [(1, 1), (each, 1), (each + 1, 2), (300 * each, 300)] {
+        let newest = read(1, 1000, 1001, bytes_max);
+        assert!(seqs(&newest).into_iter().eq(1001 - count..=1000), "{count}: {:?}", seqs(&newest));
+        assert_eq!((newest.more_before, newest.more_after, newest.has_expired), (true, false, false));
+        let oldest = read(1, 1000, 1, bytes_max);
+        assert!(seqs(&oldest).into_iter().eq(1..=count), "{count}: {:?}", seqs(&oldest));
+        assert_eq!((oldest.more_before, oldest.more_after), (false, true));
+        let around = read(1, 1000, 500, bytes_max);
+        assert!(seqs(&around).into_iter().eq(500 - count..500 + count), "{count}: {:?}", seqs(&around));
+        assert_eq!((around.more_before, around.more_after), (true, true));
+    }
+    let all = read(1, 1000, 500, 1000 * each);
+    assert_eq!((all.records.len(), all.more_before, all.more_after), (1000, false, false));
+    let exact = read(991, 1000, 1001, 10 * each);
+    assert_eq!((exact.records.len(), exact.more_before), (10, false));
 }
 
 #[test]
@@ -337,7 +417,7 @@ fn a_log_is_opened_with_what_is_kept_of_its_tail_and_dedupe_window() {
         (300, 9, Some(991), Some(300)),
         (995, 9, Some(995), Some(995)),
     ] {
-        let Log { state, tail, keys } = open(&expired(kept_from, time_ms), "r", 10, WINDOW_MS + 5).unwrap();
+        let Log { state, tail, keys } = open(&expired(kept_from, time_ms), "r", TEN, WINDOW_MS + 5).unwrap();
         assert_eq!(state.last_seq, 1000);
         assert_eq!(tail.first().map(|record| record.seq), first, "kept from {kept_from}");
         assert_eq!(keys.first().map(|stored| stored.seq), first_key, "kept from {kept_from}, taken at {time_ms}");

@@ -24,7 +24,7 @@ const SHARD_GRACE: Duration = Duration::from_secs(5);
 pub enum Report {
     Ready,
     Failed(String),
-    Ended(Stats),
+    Ended(Box<Stats>),
     /// The thread of a shard ended without a word.
     Gone(usize),
     /// A thread of this name panicked.
@@ -159,7 +159,7 @@ pub fn supervise(
             Report::Ready => continue,
             Report::Ended(part) => {
                 ended += 1;
-                stats = stats + part;
+                stats = stats + *part;
                 continue;
             }
             Report::Failed(why) => bail!("{why}"),
@@ -204,7 +204,7 @@ mod tests {
     fn supervised(first: Vec<Report>, ended: usize) -> (anyhow::Result<Outcome>, Stop) {
         let (reports, reported) = flume::unbounded();
         let stop = Stop::default();
-        let ends = (0..ended).map(|_| Report::Ended(Stats::default()));
+        let ends = (0..ended).map(|_| Report::Ended(Box::default()));
         for report in first.into_iter().chain(ends) {
             reports.send(report).unwrap();
         }

@@ -14,7 +14,8 @@ use storage::Record;
 use super::Shard;
 use super::command::BUSY_RETRY_MS;
 use super::intake::MESSAGE_NS;
-use super::page::bodies_bytes;
+use super::page::all_sent_bytes;
+use crate::budget::Use;
 use crate::chain::VISIT_BYTES_MAX;
 use crate::ids::SessionId;
 use crate::room::Waiter;
@@ -24,8 +25,8 @@ use crate::session::{Phase, Session, Speaks};
 const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
 /// With so many bytes to take a connection needs no more at once.
 const PIECE_BYTES: usize = 32 * 1024;
-/// What a message counts for beside its body: its pointer, its names and numbers when it is encoded.
-const MESSAGE_BYTES: usize = 100;
+/// What a page has around its messages, bytes.
+const PAGE_BYTES: usize = 200;
 
 /// So much that waits to be sent is a reply: visits to feeds are shorter, bytes.
 const LARGE_BYTES: usize = 4 * VISIT_BYTES_MAX;
@@ -34,21 +35,27 @@ const LARGE_BYTES: usize = 4 * VISIT_BYTES_MAX;
 pub(super) enum Reply {
     /// Short ones behind those that are not encoded yet.
     Encoded(Vec<u8>),
-    /// Messages that a new member begins with: what is left of them.
-    Backlog { room: Arc<str>, records: Vec<Arc<Record>>, at: usize },
+    /// Messages that a new member begins with: what is left of them, and what that takes when it is sent, bytes.
+    Backlog { room: Arc<str>, records: Vec<Arc<Record>>, at: usize, bytes: usize },
     /// A page of history, one frame.
-    Page { tag: u32, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>> },
+    Page { tag: u32, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>>, bytes: usize },
 }
 
 impl Reply {
-    /// What it counts for while it waits.
+    pub(super) fn backlog(room: Arc<str>, records: Vec<Arc<Record>>) -> Self {
+        Self::Backlog { bytes: all_sent_bytes(&room, &records), room, records, at: 0 }
+    }
+
+    pub(super) fn page(tag: u32, room: Arc<str>, (epoch, head): (u64, u64), records: Vec<Arc<Record>>) -> Self {
+        Self::Page { bytes: PAGE_BYTES + all_sent_bytes(&room, &records), tag, room, epoch, head, records }
+    }
+
+    /// What it counts for while it waits: no less than what is sent of it.
     pub(super) fn bytes(&self) -> usize {
-        let records = match self {
-            Self::Encoded(bytes) => return bytes.len(),
-            Self::Backlog { records, at, .. } => &records[*at..],
-            Self::Page { records, .. } => records,
-        };
-        bodies_bytes(records) + MESSAGE_BYTES * (records.len() + 1)
+        match self {
+            Self::Encoded(bytes) => bytes.len(),
+            Self::Backlog { bytes, .. } | Self::Page { bytes, .. } => *bytes,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -75,10 +82,12 @@ impl Shard {
         session.owed_bytes() + waiting
     }
 
-    /// There is room for a reply of so many bytes among what waits for this connection; when nothing does, for any.
+    /// There is room for a reply of so many bytes in memory, and among what waits for this connection; when nothing does,
+    /// for any.
     pub(super) fn may_owe(&self, session: &Session, bytes: usize) -> bool {
         let owed = self.owed_bytes(session);
-        owed == 0 || owed + bytes <= self.setup.limits.replies_bytes_max
+        let fits = owed == 0 || owed + bytes <= self.setup.limits.replies_bytes_max;
+        fits && (bytes == 0 || self.memory.allows(Use::Finish, bytes))
     }
 
     /// A page of history, with its waiter's tag; it is `spare` messages shorter than it was charged for.
@@ -147,15 +156,16 @@ impl Shard {
         waiting.bytes -= reply.bytes();
         match &mut reply {
             Reply::Encoded(bytes) => session.replies.append(bytes),
-            Reply::Page { tag, room, epoch, head, records } => {
+            Reply::Page { tag, room, epoch, head, records, .. } => {
                 let messages: Vec<Message<'_>> = records.iter().map(|record| record.message()).collect();
                 let page = Event::History { room, epoch: *epoch, head: *head, messages: &messages };
                 dialect.encode(*tag, &page, &mut session.replies);
             }
-            Reply::Backlog { room, records, at } => {
+            Reply::Backlog { room, records, at, bytes } => {
                 let piece = next_batch(records, *at);
                 let messages: Vec<Message<'_>> = records[piece.clone()].iter().map(|record| record.message()).collect();
                 dialect.encode(0, &Event::Batch { room, messages: &messages }, &mut session.replies);
+                *bytes -= all_sent_bytes(room, &records[piece.clone()]);
                 *at = piece.end;
                 if piece.end < records.len() {
                     waiting.bytes += reply.bytes();

@@ -8,6 +8,7 @@ use protocol::{ClientId, Close, Command, Content, Dialect, ErrorCode, Event, New
 use storage::Key;
 
 use super::Shard;
+use crate::budget::Use;
 use crate::dedupe::{body_hash, key_hash};
 use crate::ids::{SessionId, owner_of};
 use crate::name;
@@ -19,6 +20,8 @@ const ECHO_PATH: &str = "/echo";
 /// What a client reads when the relay is full, and when it may try again, seconds.
 pub const FULL: &str = "This relay has as many connections as it may (--max-connections).\n";
 pub const FULL_RETRY_S: u32 = 5;
+/// …and when too many requests are half-way.
+const SHORT: &str = "This relay has as much in memory as it may (--memory-bytes-max).\n";
 /// Size of a request head, bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
@@ -70,6 +73,14 @@ impl Shard {
         handshake::refuse(408, "No whole request came in time (--connect-timeout-ms).\n", None, &mut response);
         refuse(session, response);
         self.mark(session);
+    }
+
+    /// There is no memory for requests that stay half-way.
+    pub(super) fn turn_away(&mut self, session: &mut Session) {
+        session.heard_ds = self.now.ds();
+        let mut response = Vec::new();
+        handshake::refuse(503, SHORT, Some(FULL_RETRY_S), &mut response);
+        refuse(session, response);
     }
 
     fn on_upgrade(&mut self, session: &mut Session, upgrade: &Upgrade) {
@@ -236,6 +247,14 @@ impl Shard {
         Ok(owner)
     }
 
+    /// There is memory left for new work.
+    pub(super) fn check_memory(&self, bytes: usize) -> Result<(), Refusal> {
+        if self.memory.allows(Use::Work, bytes) {
+            return Ok(());
+        }
+        Err((ErrorCode::Busy, "the relay has as much in memory as it may", BUSY_RETRY_MS))
+    }
+
     fn name<'n>(&self, name: &'n str) -> Result<&'n str, Refusal> {
         name::check(name, self.setup.limits.name_bytes_max).map_err(|(code, why)| (code, why, 0))?;
         Ok(name)
@@ -261,7 +280,7 @@ impl Shard {
         }
         session
             .allowance(limits, self.now.us)
-            .publish(limits, self.now.us)
+            .publish(limits, body.len(), self.now.us)
             .map_err(|retry_ms| (ErrorCode::RateLimited, "this connection publishes too fast", retry_ms))
     }
 }

@@ -87,6 +87,7 @@ impl Shard {
             if let Some(session) = self.sessions.get(id) {
                 session.dirty = false;
                 self.visit(id);
+                self.recount(id);
             }
         }
         // A visit can mark its session again (a gap that is answered); those are served in the next turn.

@@ -48,6 +48,10 @@ struct LeftOver {
 }
 
 impl LeftOver {
+    /// What it holds in memory, bytes.
+    fn held(&self) -> usize {
+        self.bytes.capacity() + self.message.as_ref().map_or(0, |rest| rest.text.len())
+    }
     fn len(&self) -> usize {
         self.bytes.len() + self.message.as_ref().map_or(0, |rest| rest.text.len())
     }
@@ -101,6 +105,11 @@ impl Intake {
     /// Most bytes of one connection that wait to be read.
     pub(super) fn left_bytes(&self) -> usize {
         self.left.values().map(LeftOver::len).max().unwrap_or(0)
+    }
+
+    /// What waits of one connection and the room for more of it, bytes.
+    pub(super) fn left_of(&self, id: SessionId) -> usize {
+        self.left.get(&id).map_or(0, LeftOver::held)
     }
 
     fn takes_fresh(&self) -> bool {
@@ -228,6 +237,7 @@ impl Shard {
 
     /// Whether a session goes on with what is left of it, and whether its ring receives.
     pub(super) fn regulate(&mut self, session: &mut Session) {
+        self.account(session);
         let now_us = self.now.us;
         if let Some(allowance) = session.allowance.as_mut().filter(|_| !session.reading.resting)
             && let rest_us @ 1.. = allowance.rest_us(&self.setup.limits, now_us)
@@ -236,13 +246,14 @@ impl Shard {
             self.intake.resting.push(Reverse((now_us + rest_us, session.id)));
         }
         let waits = session.reading.resting || self.is_held(session);
+        let has_enough = waits || (session.reading.has_left && self.memory_is_used_up());
         let reading = &mut session.reading;
         if reading.has_left && !waits && !reading.queued {
             reading.queued = true;
             self.intake.queue.push_back(session.id);
         }
         reading.behind &= reading.has_left;
-        let pause = waits || reading.behind;
+        let pause = has_enough || reading.behind;
         if pause != reading.paused {
             reading.paused = pause;
             self.outbox.receives.push((session.id, !pause));
@@ -253,12 +264,15 @@ impl Shard {
         }
     }
 
-    /// So many of its commands are under way, or so much waits for it, that it is not read before there is less.
+    /// So many of its commands are under way, or so much waits for it, that it is not read before there is less. When
+    /// the relay's memory is used up, more than its share is too much.
     fn is_held(&self, session: &Session) -> bool {
         let limits = &self.setup.limits;
         let owed_max = limits.replies_bytes_max / HELD_PART;
         let answers = session.pipeline.as_ref().map_or(0, |pipeline| REPLY_BYTES * pipeline.commands());
-        session.is_open() && (session.is_at_its_share(limits) || self.owed_bytes(session) + answers > owed_max)
+        let owed = self.owed_bytes(session) + answers;
+        let is_too_much = owed > owed_max || (owed > self.share_bytes && self.memory_is_used_up());
+        session.is_open() && (session.is_at_its_share(limits) || is_too_much)
     }
 
     pub(super) fn may_go_on(&self, session: &Session) -> bool {

@@ -8,15 +8,18 @@ use protocol::{Dialect, ErrorCode, Event, Message, Start};
 use storage::Record;
 use uring::Segment;
 
-use super::Shard;
 use super::backlog::{Reply, next_batch};
 use super::command::Refusal;
+use super::{Shard, StoreRequest};
 use crate::chain::{Cursor, Next};
 use crate::feed::{Encoding, Feed, Shared};
 use crate::ids::{SessionId, owner_of};
 use crate::mesh::Mesh;
 use crate::room::Waiter;
 use crate::session::{Membership, Phase, Sending, Session, Speaks};
+
+/// While memory is short a feed keeps no more than this of each encoding, bytes.
+pub(super) const SHORT_FEED_BYTES: usize = 64 * 1024;
 
 impl Shard {
     /// Notes that a join is sent to the owner. Returns what this core can serve of it.
@@ -65,9 +68,18 @@ impl Shard {
         if self.feed(index).is_unused()
             && let Some(feed) = self.feeds[index as usize].take()
         {
+            self.memory.give(feed.counted);
             self.feed_of.remove(&feed.room);
             self.free_feeds.push(index);
         }
+    }
+
+    /// Changes what a feed keeps, and counts it.
+    pub(super) fn change_feed(&mut self, index: u32, change: impl FnOnce(&mut Feed)) {
+        let Some(feed) = self.feeds[index as usize].as_deref_mut() else { return };
+        change(feed);
+        let bytes = feed.bytes();
+        self.memory.replace(mem::replace(&mut feed.counted, bytes), bytes);
     }
 
     /// Leaves a room; false when it is not joined.
@@ -121,7 +133,7 @@ impl Shard {
         if feed.head != head {
             feed.reset(head);
         }
-        let backlog = Reply::Backlog { room: room.clone(), records: backlog, at: 0 };
+        let backlog = Reply::backlog(room.clone(), backlog);
         let open = self.sessions.take(waiter.session).map(|mut session| {
             let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
             let mut member = session.encoding().zip(joining);
@@ -160,7 +172,9 @@ impl Shard {
     /// Messages for all members here: encoded once per dialect in use.
     pub(super) fn on_deliver(&mut self, room: &Arc<str>, records: &[Arc<Record>]) {
         let Some(&index) = self.feed_of.get(room) else { return };
-        let (now_s, bytes_max) = (self.now.s(), self.setup.limits.feed_bytes_max);
+        let bytes_max = self.setup.limits.feed_bytes_max;
+        let bytes_max = if self.memory.is_short() { bytes_max.min(SHORT_FEED_BYTES) } else { bytes_max };
+        let now_s = self.now.s();
         let deflate_min = self.setup.deflate_members_min;
         let feed = self.feeds[index as usize].as_deref_mut().expect("a room's name is forgotten with its feed");
         let Some(start) = records.iter().position(|record| record.seq > feed.head) else { return };
@@ -191,6 +205,7 @@ impl Shard {
         } else {
             self.serve_at_once(index);
         }
+        self.change_feed(index, |_| {});
     }
 
     pub(super) fn on_acked(&mut self, waiter: Waiter, room: &str, seq: u64, id: u64) {
@@ -263,6 +278,7 @@ impl Shard {
             session.sending = Sending::Private;
             session.rest = Some(segment.clone());
             self.outbox.sends.push((id, segment));
+            self.recount(id);
         } else if session.close_when_sent {
             self.end(id);
         }
@@ -334,12 +350,14 @@ impl Shard {
                 session.blocked_ds = 0;
             }
             session.taken = session.taken.saturating_add(taken as u32);
-            let waits = session.reading.paused || session.reading.has_left;
+            let (waits, holds) = (session.reading.paused || session.reading.has_left, session.counted_bytes() > 0);
             if self.has_more(id) {
                 self.visit(id);
             }
             if waits {
                 self.with_session(id, |_, _| {});
+            } else if holds {
+                self.recount(id);
             }
             return;
         }
@@ -357,6 +375,7 @@ impl Shard {
         }
         session.sending = Sending::Blocked;
         self.outbox.polls.push(id);
+        self.recount(id);
     }
 
     /// Something waits that no sweep will come by for.
@@ -391,9 +410,13 @@ impl Shard {
     /// Ends a connection at once.
     pub(super) fn end(&mut self, id: SessionId) {
         if let Some(mut session) = self.sessions.remove(id) {
+            if session.pipeline.is_some() {
+                self.outbox.store.push(StoreRequest::Forget { session: id });
+            }
             self.admitted -= usize::from(!session.refused);
             self.forget_left_over(&session);
             self.leave_all(&mut session);
+            self.close_account(&session);
             self.outbox.closes.push(id);
         }
     }

@@ -1,15 +1,16 @@
 //! One core's part of the relay, as a plain synchronous value: what happened goes in, effects come out.
 //!
-//! A table of contents. [`intake`] says whose bytes are read in a turn, [`frames`] takes them apart, [`command`] checks commands and
-//! [`order`] lets them go on in their order, [`owner`] runs the rooms this shard owns, [`member`] serves the members
-//! connected here, [`backlog`] what is sent to one of them alone in pieces, [`fanout`] says when each is visited,
-//! [`upkeep`] is what time alone causes. `session`, `room` and
-//! `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
+//! A table of contents. [`intake`] says whose bytes are read in a turn, [`frames`] takes them apart, [`command`] checks
+//! commands and [`order`] lets them go on in their order, [`owner`] runs the rooms this shard owns, which [`table`]
+//! finds, loads and forgets, [`member`] serves the members connected here, [`backlog`] what is sent to one of them alone
+//! in pieces, [`holdings`] counts what each connection holds, [`fanout`] says when each is visited, [`upkeep`] is what
+//! time alone causes. `session`, `room` and `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
 
 mod backlog;
 mod command;
 mod fanout;
 mod frames;
+mod holdings;
 mod intake;
 mod member;
 mod order;
@@ -17,6 +18,7 @@ mod outbox;
 mod owner;
 mod page;
 mod stats;
+mod table;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -28,14 +30,16 @@ use protocol::snowflake::Snowflake;
 
 use self::backlog::Reply;
 pub use self::command::{FULL, FULL_RETRY_S};
-pub use self::outbox::{Outbox, StoreReply, StoreRequest};
+pub use self::holdings::halfway_bytes_max;
+pub use self::outbox::{Found, Outbox, StoreReply, StoreRequest, Unread, Wanted};
 pub use self::stats::Stats;
+use crate::budget::{Budget, Share, Use};
 use crate::config::Limits;
 use crate::deflation::Deflation;
 use crate::feed::Feed;
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
-use crate::room::{Rate, Room};
+use crate::rate::Rate;
 use crate::session::{Session, Sessions};
 use crate::tempo::Tempo;
 
@@ -69,6 +73,8 @@ pub struct Setup {
     /// Ids up to this time may have been given out before, milliseconds since 1970.
     pub ids_after_ms: u64,
     pub limits: Limits,
+    /// What all shards together may hold in memory.
+    pub budget: Arc<Budget>,
     /// Serve `/echo` for conformance suites, instead of the dialects.
     pub echo: bool,
     /// Sweep all rooms at this period, microseconds, instead of adapting to the load (for simulations).
@@ -81,28 +87,19 @@ pub struct Setup {
     pub seed: u64,
 }
 
-/// A room this shard owns.
-enum Owned {
-    /// Storage is asked for its log; the commands that wait, and since when.
-    Loading {
-        waiting: Vec<Mesh>,
-        since_us: u64,
-    },
-    Ready(Box<Room>),
-}
-
 /// One core's part of the relay. Lives on its core and is never shared.
 pub struct Shard {
     setup: Setup,
     rate: Rate,
+    /// This shard's account of the relay's memory.
+    memory: Share,
     now: Now,
     sessions: Sessions,
     feeds: Vec<Option<Box<Feed>>>,
     free_feeds: Vec<u32>,
     feed_of: HashMap<Arc<str>, u32>,
-    rooms: Vec<Option<Owned>>,
-    free_rooms: Vec<u32>,
-    room_of: HashMap<Arc<str>, u32>,
+    rooms: table::Rooms,
+    openers: table::Openers,
     /// Rooms with pending publishes and no append on its way.
     ready: Vec<u32>,
     /// Rooms with durable messages that are not visible yet.
@@ -114,6 +111,12 @@ pub struct Shard {
     fanout: fanout::Fanout,
     intake: intake::Intake,
     backlogs: HashMap<SessionId, backlog::Waiting>,
+    halfway: holdings::Halfway,
+    halfway_bytes_max: usize,
+    /// What any connection may hold, bytes.
+    share_bytes: usize,
+    /// Commands that wait for reads of storage.
+    readers: usize,
     /// Commands sent to owners whose reply has not come: each gets exactly one.
     unanswered: u64,
     /// Connections that are not one too many.
@@ -133,15 +136,15 @@ impl Shard {
     pub fn new(setup: Setup) -> Self {
         let limits = &setup.limits;
         Self {
-            rate: Rate { per_s: limits.user_publish_rate, burst: 2 * limits.user_publish_rate },
+            rate: Rate { per_s: limits.user_publish_rate, burst: limits.publish_burst },
+            memory: Share::new(&setup.budget),
             now: Now::default(),
             sessions: Sessions::default(),
             feeds: Vec::new(),
             free_feeds: Vec::new(),
             feed_of: HashMap::new(),
-            rooms: Vec::new(),
-            free_rooms: Vec::new(),
-            room_of: HashMap::new(),
+            rooms: table::Rooms::default(),
+            openers: table::Openers::new(limits, setup.shards, setup.seed),
             ready: Vec::new(),
             uncut: Vec::new(),
             behind: Vec::new(),
@@ -150,6 +153,10 @@ impl Shard {
             fanout: fanout::Fanout::default(),
             intake: intake::Intake::default(),
             backlogs: HashMap::new(),
+            halfway: holdings::Halfway::default(),
+            halfway_bytes_max: holdings::halfway_bytes_max(limits, setup.shards),
+            share_bytes: holdings::share_bytes(limits),
+            readers: 0,
             unanswered: 0,
             admitted: 0,
             local: VecDeque::new(),
@@ -170,10 +177,12 @@ impl Shard {
         self.intake.begin();
     }
 
-    /// A connection was accepted; one that is not `admitted` is one too many and answered 503.
-    pub fn on_open(&mut self, id: SessionId, admitted: bool) {
+    /// A connection was accepted, from this address (any number that stands for it); one that is not `admitted` is one
+    /// too many and answered 503.
+    pub fn on_open(&mut self, id: SessionId, address: u32, admitted: bool) {
         self.stats.opened += 1;
         let mut session = Session::new(id, self.setup.limits.frame_bytes_max, self.now.ds());
+        session.address = address;
         session.refused = !admitted;
         self.admitted += usize::from(admitted);
         self.sessions.open(session);
@@ -187,6 +196,7 @@ impl Shard {
     /// A message from another shard.
     pub fn on_mesh(&mut self, message: Mesh) {
         let answered = message.answers();
+        self.memory.give(message.bytes());
         match message {
             Mesh::Join { .. } | Mesh::Leave { .. } | Mesh::Publish { .. } | Mesh::History { .. } => self.own(message),
             Mesh::Joined { .. } => self.on_joined(message),
@@ -194,7 +204,7 @@ impl Shard {
             Mesh::Acked { waiter, room, seq, id } => self.on_acked(waiter, &room, seq, id),
             Mesh::KeyTaken { waiter, seq, id, .. } => self.on_key_taken(waiter, seq, id),
             Mesh::Page { waiter, room, epoch, head, spare, records } => {
-                self.on_page(waiter, spare, |tag| Reply::Page { tag, room, epoch, head, records });
+                self.on_page(waiter, spare, |tag| Reply::page(tag, room, (epoch, head), records));
             }
             Mesh::Refused { waiter, room, code, retry_after_ms, is_join } => {
                 self.on_refused(waiter, &room, code, retry_after_ms, is_join);
@@ -214,6 +224,7 @@ impl Shard {
 
     /// Sends to a shard, this one included.
     fn post(&mut self, shard: usize, message: Mesh) {
+        self.memory.add(message.bytes());
         if shard == self.setup.shard {
             self.local.push_back(message);
         } else {
@@ -227,9 +238,15 @@ impl Shard {
         waiting >= self.setup.limits.lane_messages_max
     }
 
+    /// The relay is short of memory: what this lane holds is taken first.
+    fn lane_must_wait(&self, shard: usize) -> bool {
+        shard != self.setup.shard && !self.outbox.mesh[shard].is_empty() && !self.memory.allows(Use::Work, 0)
+    }
+
     /// Ends a turn: does what is due and leaves all effects in the outbox. To be called once after the inputs.
     pub fn flush(&mut self) {
         self.read_left_overs();
+        self.give_up_halfway();
         self.keep_up();
         while let Some(message) = self.local.pop_front() {
             self.on_mesh(message);
@@ -262,7 +279,7 @@ impl Shard {
 
     /// Rooms in memory that this shard owns.
     pub fn rooms(&self) -> usize {
-        self.room_of.len()
+        self.rooms.len()
     }
 
     /// Rooms with members connected here, or about to be.
@@ -294,6 +311,12 @@ impl Shard {
     pub fn commands(&self) -> usize {
         let pipelines = self.sessions.slice(0, 1).filter_map(|session| session.pipeline.as_ref());
         pipelines.map(|pipeline| pipeline.commands()).max().unwrap_or(0)
+    }
+
+    /// What this shard has added to the relay's memory and not given back, bytes; less than none where it gave back what
+    /// others had added.
+    pub fn memory_used(&self) -> i64 {
+        self.memory.used()
     }
 
     /// How often members are visited now.

@@ -53,10 +53,15 @@ impl Shard {
             return Ok(());
         }
         let owner = self.owner(&room)?;
+        match &ask {
+            Ask::Publish { body, .. } => self.check_memory(body.len())?,
+            Ask::History { .. } => self.check_memory(0)?,
+            Ask::Join { .. } | Ask::Leave => {}
+        }
         let Some(user) = session.user.clone() else {
             return Err((ErrorCode::NotConnected, "connect first", 0));
         };
-        let principal = Principal { user, rights: Rights::ALL };
+        let principal = Principal { user, address: session.address, rights: Rights::ALL };
         let waiter = Waiter { session: session.id, tag };
         let is_publish = ask.is_publish();
         let command = match ask {

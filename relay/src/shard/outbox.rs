@@ -37,22 +37,65 @@ pub enum StoreRequest {
         room: Arc<str>,
     },
     Append(Append),
-    /// The records `first..=last`.
+    /// Records, for this connection first of all.
     Read {
         room: Arc<str>,
-        first: u64,
-        last: u64,
+        wanted: Wanted,
+        asker: SessionId,
     },
+    /// This connection has ended: what it asked for need not be read.
+    Forget {
+        session: SessionId,
+    },
+}
+
+/// The records `first..=last`, as many as there is room for: so many bytes as they are sent from `split` on, and as many
+/// before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    pub first: u64,
+    pub last: u64,
+    pub split: u64,
+    pub bytes_max: usize,
+}
+
+/// What storage has of what was wanted.
+#[derive(Debug)]
+pub struct Found {
+    /// Seq of the first of the records, or of what they would begin with.
+    pub first: u64,
+    /// Dense. Where nothing is left of what was wanted, those that are kept next.
+    pub records: Vec<Arc<Record>>,
+    /// What was wanted before them has expired.
+    pub has_expired: bool,
+    /// More was wanted before and after them, and would have been too many bytes.
+    pub more_before: bool,
+    pub more_after: bool,
+}
+
+/// Why nothing was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    Failed,
+    /// The connection that asked has ended, and the read was not tried.
+    Gone(SessionId),
 }
 
 /// What storage did.
 #[derive(Debug)]
 pub enum StoreReply {
     /// None when storage failed.
-    Opened { room: Arc<str>, log: Option<Log> },
+    Opened {
+        room: Arc<str>,
+        log: Option<Log>,
+    },
     /// The room's append is durable. Until it is, storage retries it unchanged and nothing is said.
-    Appended { room: Arc<str> },
-    /// The first seq from `first` on that has not expired, and the records from it on: those asked for, or where nothing
-    /// of them is left, the next ones. None when storage failed.
-    Read { room: Arc<str>, first: u64, last: u64, found: Option<(u64, Vec<Arc<Record>>)> },
+    Appended {
+        room: Arc<str>,
+    },
+    Read {
+        room: Arc<str>,
+        wanted: Wanted,
+        found: Result<Found, Unread>,
+    },
 }

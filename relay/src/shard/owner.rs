@@ -7,140 +7,69 @@ use protocol::{ErrorCode, Page, Start};
 use storage::Record;
 
 use super::command::BUSY_RETRY_MS;
-use super::page::{bodies_bytes, page_range, shorten};
-use super::{Owned, Shard, StoreReply, StoreRequest};
+use super::page::{all_sent_bytes, found_end, page_range, shorten, split};
+use super::table::Owned;
+use super::{Found, Shard, StoreReply, StoreRequest, Unread, Wanted};
+use crate::budget::Use;
 use crate::dedupe::Known;
 use crate::feed::Shared;
 use crate::mesh::Mesh;
-use crate::room::{Log, Publish, Room, Verdict, Waiter};
+use crate::room::{Log, Most, Publish, Room, Verdict, Waiter};
+use crate::sizes::record_bytes;
 
-/// Records of one append.
-const APPEND_RECORDS_MAX: usize = 1024;
+/// What one append has at most.
+const APPEND: Most = Most { messages: 1024, bytes: 1 << 20 };
 /// Messages that may leave the tail while storage reads those before it: so many of the tail are read, too.
 const OVERTAKEN_MAX: u64 = 256;
-/// Messages of one `Deliver`.
-const DELIVER_RECORDS_MAX: usize = 1024;
+/// What one `Deliver` has at most.
+const DELIVER: Most = Most { messages: 1024, bytes: 1 << 20 };
 
 /// Messages that become visible together, shared by all cores.
 type Frame = Arc<[Arc<Record>]>;
 
-/// What storage read for a command that is tried again with it.
-#[derive(Clone, Copy)]
-struct Extra<'a> {
-    /// Seq of the first of the records, or of what they would begin with.
-    first: u64,
-    records: &'a [Arc<Record>],
-    /// What was asked for before that has expired.
-    is_cut: bool,
-}
-
-impl Extra<'_> {
-    /// The seq after its last record.
-    fn end(&self) -> u64 {
-        self.first + self.records.len() as u64
-    }
-}
-
 impl Shard {
-    /// A command for a room this shard owns.
-    pub(super) fn own(&mut self, message: Mesh) {
-        let (Mesh::Join { room, .. }
-        | Mesh::Leave { room, .. }
-        | Mesh::Publish { room, .. }
-        | Mesh::History { room, .. }) = &message
-        else {
-            return;
-        };
-        let Some(&index) = self.room_of.get(room) else { return self.load(room.clone(), message) };
-        match &mut self.rooms[index as usize] {
-            Some(Owned::Ready(_)) => self.with_room(index, |shard, room| shard.execute(index, room, message, None)),
-            Some(Owned::Loading { waiting, .. }) if waiting.len() < self.setup.limits.pending_publishes_max => {
-                waiting.push(message);
-            }
-            _ => self.refuse_message(&message, ErrorCode::Busy, BUSY_RETRY_MS),
-        }
-    }
-
-    /// Runs `work` on a room, which is taken out of the table meanwhile.
-    fn with_room(&mut self, index: u32, work: impl FnOnce(&mut Self, &mut Room)) {
-        match self.rooms[index as usize].take() {
-            Some(Owned::Ready(mut room)) => {
-                work(self, &mut room);
-                self.rooms[index as usize] = Some(Owned::Ready(room));
-            }
-            other => self.rooms[index as usize] = other,
-        }
-    }
-
-    fn load(&mut self, room: Arc<str>, first: Mesh) {
-        if matches!(first, Mesh::Leave { .. }) {
-            return;
-        }
-        let rooms_max = self.setup.limits.max_rooms.div_ceil(self.setup.shards);
-        if self.room_of.len() >= rooms_max {
-            return self.refuse_message(&first, ErrorCode::Busy, BUSY_RETRY_MS);
-        }
-        let index = self.free_rooms.pop().unwrap_or_else(|| {
-            self.rooms.push(None);
-            self.rooms.len() as u32 - 1
-        });
-        self.rooms[index as usize] = Some(Owned::Loading { waiting: vec![first], since_us: self.now.us });
-        self.room_of.insert(room.clone(), index);
-        self.stats.opens += 1;
-        self.outbox.store.push(StoreRequest::Open { room });
-    }
-
-    /// Forgets a room that is idle or could not be loaded.
-    pub(super) fn unload(&mut self, index: u32, room: &str) {
-        self.rooms[index as usize] = None;
-        self.room_of.remove(room);
-        self.free_rooms.push(index);
-    }
-
     /// Storage answers.
     pub fn on_stored(&mut self, reply: StoreReply) {
         match reply {
             StoreReply::Opened { room, log } => self.on_opened(&room, log),
             StoreReply::Appended { room } => {
-                let Some(&index) = self.room_of.get(&room) else { return };
+                let Some(index) = self.rooms.find(&room) else { return };
                 self.with_room(index, |shard, room| shard.on_appended(index, room));
             }
-            StoreReply::Read { room, first, last, found } => {
-                let Some(&index) = self.room_of.get(&room) else { return };
-                let found = found.as_ref().map(|(kept_from, records)| Extra {
-                    first: *kept_from,
-                    records,
-                    is_cut: *kept_from > first,
-                });
-                self.with_room(index, |shard, room| shard.on_read(index, room, (first, last), found));
+            StoreReply::Read { room, wanted, found } => {
+                let Some(index) = self.rooms.find(&room) else { return };
+                self.with_room(index, |shard, room| shard.on_read(index, room, wanted, found));
             }
         }
     }
 
     fn on_opened(&mut self, name: &Arc<str>, log: Option<Log>) {
-        let Some(&index) = self.room_of.get(name) else { return };
-        let slot = &mut self.rooms[index as usize];
-        let Some(Owned::Loading { waiting, .. }) = slot else { return };
+        let Some(index) = self.rooms.find(name) else { return };
+        let Some(Owned::Loading { waiting, .. }) = self.rooms.get(index) else { return };
         let waiting = mem::take(waiting);
+        self.memory.give(waiting.iter().map(Mesh::bytes).sum());
         let Some(log) = log else {
             self.unload(index, name);
             return waiting
                 .iter()
                 .for_each(|message| self.refuse_message(message, ErrorCode::Unavailable, BUSY_RETRY_MS));
         };
-        let mut room = Room::load(name.clone(), log, self.setup.shards);
+        let mut room = Room::load(name.clone(), log, self.setup.shards, self.tail_max());
         room.used_us = self.now.us;
-        *slot = Some(Owned::Ready(Box::new(room)));
+        self.memory.add(room.bytes());
+        self.rooms.loaded(index, Box::new(room));
         self.with_room(index, |shard, room| {
             for message in waiting {
-                shard.execute(index, room, message, None);
+                shard.perform(index, room, message);
             }
         });
+        self.forget_empty(index);
     }
 
     fn on_appended(&mut self, index: u32, room: &mut Room) {
         let (was_cut, before, name) = (room.cut == room.durable, room.durable, room.name.clone());
-        room.stored(self.now.us, self.setup.limits.tail_messages_max, |waiter, Known { seq, id, differs }| {
+        let tail_max = self.tail_max();
+        room.stored(self.now.us, tail_max, |waiter, Known { seq, id, differs }| {
             let room = name.clone();
             let reply =
                 if differs { Mesh::KeyTaken { waiter, room, seq, id } } else { Mesh::Acked { waiter, room, seq, id } };
@@ -153,27 +82,46 @@ impl Shard {
         if room.has_pending() {
             self.ready.push(index);
         }
+        if self.memory.is_short() {
+            room.drop_tail();
+        }
     }
 
-    fn on_read(&mut self, index: u32, room: &mut Room, asked: (u64, u64), found: Option<Extra<'_>>) {
-        let whole = found.filter(|extra| {
-            let ends_right = extra.records.last().is_none_or(|record| record.seq + 1 == extra.end());
-            extra.first >= asked.0 && extra.end() > asked.1 && ends_right
-        });
-        if let Some(extra) = whole.filter(|extra| extra.is_cut) {
-            room.expired(extra.first);
+    /// How much a room keeps of its newest messages.
+    fn tail_max(&self) -> Most {
+        Most { messages: self.setup.limits.tail_messages_max, bytes: self.setup.limits.tail_bytes_max }
+    }
+
+    fn on_read(&mut self, index: u32, room: &mut Room, wanted: Wanted, found: Result<Found, Unread>) {
+        let mut waiting = room.reads.remove(&wanted).unwrap_or_default();
+        if let Err(Unread::Gone(session)) = found {
+            let (gone, left) = waiting.into_iter().partition(|message| message.asker() == Some(session));
+            waiting = gone;
+            if let Some(asker) = left.first().and_then(Mesh::asker) {
+                room.reads.insert(wanted, left);
+                self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), wanted, asker });
+            }
         }
-        let waiting = room.reads.remove(&asked).unwrap_or_default();
-        room.readers -= waiting.len();
+        self.readers -= waiting.len();
+        self.memory.give(waiting.iter().map(Mesh::bytes).sum());
+        let found = found.ok().filter(|found| found.is_whole(&wanted));
+        if let Some(found) = found.as_ref().filter(|found| found.has_expired) {
+            room.expired(found.first);
+        }
         for message in waiting {
-            match whole {
-                Some(_) => self.execute(index, room, message, whole),
+            match &found {
+                Some(_) => self.execute(index, room, message, found.as_ref()),
                 None => self.refuse_message(&message, ErrorCode::Unavailable, BUSY_RETRY_MS),
             }
         }
     }
 
-    fn execute(&mut self, index: u32, room: &mut Room, message: Mesh, extra: Option<Extra<'_>>) {
+    /// Runs a command of a room.
+    pub(super) fn perform(&mut self, index: u32, room: &mut Room, message: Mesh) {
+        self.execute(index, room, message, None);
+    }
+
+    fn execute(&mut self, index: u32, room: &mut Room, message: Mesh, extra: Option<&Found>) {
         room.used_us = self.now.us;
         match message {
             Mesh::Publish { waiter, principal, content, body, key, parts, .. } => {
@@ -199,8 +147,14 @@ impl Shard {
                 let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
                 let (first, last) = page_range(page, limit, room.kept_from..=room.durable);
                 let last = found_end(page, (first, last), extra, room.tail_first());
-                if let Some(mut records) = self.collect(room, first, last, extra, message) {
-                    shorten(&mut records, page, self.setup.limits.history_bytes_max);
+                let bytes_max = self.setup.limits.history_bytes_max;
+                let wanted = Wanted { first, last, split: split(page, (first, last)), bytes_max };
+                let told = extra.map_or((first, last), |found| found.narrow((first, last)));
+                if let Some(mut records) = self.collect(room, wanted, told, extra, message) {
+                    shorten(&room.name, &mut records, page, bytes_max);
+                    if !self.has_memory_for(&records) {
+                        return self.refuse(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS);
+                    }
                     if newest_first {
                         records.reverse();
                     }
@@ -218,7 +172,9 @@ impl Shard {
         self.stats.published += 1;
         let waiter = publish.waiter;
         let was_ready = room.has_pending();
-        match room.publish(publish, self.rate, self.setup.limits.pending_publishes_max, self.now.us) {
+        let limits = &self.setup.limits;
+        let pending_max = Most { messages: limits.pending_publishes_max, bytes: limits.pending_bytes_max };
+        match room.publish(publish, self.rate, pending_max, self.now.us) {
             Verdict::Pending => {
                 if !was_ready && room.has_pending() && !room.is_flying() {
                     self.ready.push(index);
@@ -246,7 +202,7 @@ impl Shard {
         waiter: Waiter,
         (start, shared): (Start, Option<Shared>),
         message: Mesh,
-        extra: Option<Extra<'_>>,
+        extra: Option<&Found>,
     ) {
         let core = waiter.session.shard();
         if let Start::Since { seq, .. } = start
@@ -278,17 +234,31 @@ impl Shard {
             }
         };
         let resume = shared.filter(|_| from < head).map_or(head, |shared| shared.boundary);
-        let Some(mut backlog) = self.collect(room, from + 1, resume, extra, message) else { return };
         let bytes_max = self.setup.limits.replies_bytes_max / 2;
-        let (from, resume, recovered) = if bodies_bytes(&backlog) <= bytes_max {
+        let wanted = Wanted { first: from + 1, last: resume, split: resume + 1, bytes_max };
+        let (from, resume, recovered) = match extra {
+            Some(found) if found.more_before && from + 1 < found.first => {
+                if recovering {
+                    (head, head, false)
+                } else {
+                    (resume.min(found.first - 1), resume, false)
+                }
+            }
+            _ => (from, resume, recovered),
+        };
+        let Some(mut backlog) = self.collect(room, wanted, (from + 1, resume), extra, message) else { return };
+        let (from, resume, recovered) = if all_sent_bytes(&room.name, &backlog) <= bytes_max {
             (from, resume, recovered)
         } else if recovering {
             backlog.clear();
             (head, head, false)
         } else {
-            shorten(&mut backlog, Page::Newest, bytes_max);
+            shorten(&room.name, &mut backlog, Page::Newest, bytes_max);
             (resume - backlog.len() as u64, resume, false)
         };
+        if !self.has_memory_for(&backlog) {
+            return self.refuse_join(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS);
+        }
         let state = &mut room.cores[core];
         state.members += 1;
         state.forwarded = head;
@@ -297,15 +267,20 @@ impl Shard {
         self.reply(waiter, joined);
     }
 
-    /// The durable records `first..=last`, from what storage read (`extra`) and the tail. None when storage must be
-    /// asked first: `message` then waits, together with all others that need the same records, and is tried again; or
-    /// it was refused, because as many wait as there may be connections.
+    /// A reply with these records can be made.
+    fn has_memory_for(&self, records: &[Arc<Record>]) -> bool {
+        records.is_empty() || self.memory.allows(Use::Finish, records.iter().map(|record| record_bytes(record)).sum())
+    }
+
+    /// The durable records to be told, those that are wanted or fewer of them, from what storage read (`extra`) and the
+    /// tail. None when storage must be asked for all that are wanted: `message` then waits, together with all others that
+    /// need the same records, and is tried again; or it was refused, because as many wait as may.
     fn collect(
         &mut self,
         room: &mut Room,
-        first: u64,
-        last: u64,
-        extra: Option<Extra<'_>>,
+        wanted: Wanted,
+        (first, last): (u64, u64),
+        extra: Option<&Found>,
         message: Mesh,
     ) -> Option<Vec<Arc<Record>>> {
         let tail_first = room.tail_first();
@@ -322,17 +297,20 @@ impl Shard {
             all.extend(room.tail(stored_last + 1, last));
             return Some(all);
         }
-        if room.readers >= self.setup.limits.max_connections {
+        let Some(asker) = message.asker().filter(|_| self.readers < self.setup.limits.pending_reads_max) else {
             self.refuse_message(&message, ErrorCode::Busy, BUSY_RETRY_MS);
             return None;
-        }
-        room.readers += 1;
-        let asked_last = last.min(tail_first - 1 + OVERTAKEN_MAX);
-        let waiting = room.reads.entry((first, asked_last)).or_default();
+        };
+        self.readers += 1;
+        // What is read last may have left the tail by then.
+        let last = wanted.last.min(tail_first - 1 + OVERTAKEN_MAX);
+        let wanted = Wanted { last, split: wanted.split.min(last + 1), ..wanted };
+        let waiting = room.reads.entry(wanted).or_default();
         if waiting.is_empty() {
             self.stats.reads += 1;
-            self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), first, last: asked_last });
+            self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), wanted, asker });
         }
+        self.memory.add(message.bytes());
         waiting.push(message);
         None
     }
@@ -341,8 +319,8 @@ impl Shard {
     pub(super) fn form_appends(&mut self) {
         for index in mem::take(&mut self.ready) {
             let now = (self.now.us, self.now.wall_ms);
-            if let Some(Owned::Ready(room)) = &mut self.rooms[index as usize]
-                && let Some(append) = room.form_append(&mut self.ids, now, APPEND_RECORDS_MAX)
+            if let Some(Owned::Ready(room)) = self.rooms.get(index)
+                && let Some(append) = room.form_append(&mut self.ids, now, APPEND)
             {
                 self.outbox.store.push(StoreRequest::Append(append));
             }
@@ -374,10 +352,8 @@ impl Shard {
 
     /// When the next room is due to be cut.
     pub(super) fn next_cut_us(&self) -> u64 {
-        let due = self.uncut.iter().filter_map(|&index| match &self.rooms[index as usize] {
-            Some(Owned::Ready(room)) => Some(room.uncut_since_us + self.cut_delay_us(room)),
-            _ => None,
-        });
+        let uncut = self.uncut.iter().filter_map(|&index| self.rooms.ready(index));
+        let due = uncut.map(|room| room.uncut_since_us + self.cut_delay_us(room));
         due.min().unwrap_or(u64::MAX)
     }
 
@@ -401,7 +377,7 @@ impl Shard {
             if state.members == 0 || state.forwarded == room.cut {
                 continue;
             }
-            if self.lane_is_full(shard) {
+            if self.lane_is_full(shard) || self.lane_must_wait(shard) {
                 self.behind.push(index);
                 continue;
             }
@@ -409,7 +385,7 @@ impl Shard {
             let first = (state.forwarded + 1).max(room.tail_first());
             if shared.as_ref().is_none_or(|(from, _)| *from != first) {
                 let records = room.tail(first, room.cut);
-                shared = Some((first, records.chunks(DELIVER_RECORDS_MAX).map(Arc::from).collect()));
+                shared = Some((first, pieces(&records).map(Arc::from).collect()));
             }
             for records in shared.iter().flat_map(|(_, frames)| frames) {
                 self.post(shard, Mesh::Deliver { room: room.name.clone(), records: records.clone() });
@@ -443,15 +419,17 @@ impl Shard {
     }
 }
 
-/// Where a page ends. When what it asked for has expired and storage found the next ones that are kept, it ends with
-/// these: reading on could meet the next expiry.
-fn found_end(page: Page, (first, last): (u64, u64), extra: Option<Extra<'_>>, tail_first: u64) -> u64 {
-    match (page, extra) {
-        (Page::After(_) | Page::Around(_), Some(extra))
-            if extra.is_cut && (extra.first..extra.end()).contains(&first) && extra.end() < tail_first =>
-        {
-            last.min(extra.end() - 1)
-        }
-        _ => last,
-    }
+/// Records in pieces that are not too large for one `Deliver`.
+fn pieces(mut records: &[Arc<Record>]) -> impl Iterator<Item = &[Arc<Record>]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |record: &&Arc<Record>| {
+            bytes += record_bytes(record);
+            bytes <= DELIVER.bytes
+        };
+        let count = records.iter().take(DELIVER.messages).take_while(fits).count();
+        let (piece, rest) = records.split_at(count.max(1).min(records.len()));
+        records = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
 }

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use protocol::Page;
 use storage::Record;
 
-/// Bytes of the bodies of records.
-pub(super) fn bodies_bytes(records: &[Arc<Record>]) -> usize {
-    records.iter().map(|record| record.body.len()).sum()
+use super::{Found, Wanted};
+use crate::sizes::sent_bytes;
+
+/// What these records take when they are sent, bytes.
+pub(super) fn all_sent_bytes(room: &str, records: &[Arc<Record>]) -> usize {
+    records.iter().map(|record| sent_bytes(room, record)).sum()
 }
 
 /// Cuts a page to so many bytes, at the end that is farther from what was asked for; one record always stays.
-pub(super) fn shorten(records: &mut Vec<Arc<Record>>, page: Page, bytes_max: usize) {
-    let mut excess = bodies_bytes(records).saturating_sub(bytes_max);
+pub(super) fn shorten(room: &str, records: &mut Vec<Arc<Record>>, page: Page, bytes_max: usize) {
+    let mut excess = all_sent_bytes(room, records).saturating_sub(bytes_max);
     while excess > 0 && records.len() > 1 {
         let from_front = match page {
             Page::Newest | Page::Before(_) => true,
@@ -21,7 +24,16 @@ pub(super) fn shorten(records: &mut Vec<Arc<Record>>, page: Page, bytes_max: usi
             Page::Around(seq) => records[0].seq.abs_diff(seq) > records[records.len() - 1].seq.abs_diff(seq),
         };
         let cut = if from_front { records.remove(0) } else { records.remove(records.len() - 1) };
-        excess = excess.saturating_sub(cut.body.len());
+        excess = excess.saturating_sub(sent_bytes(room, &cut));
+    }
+}
+
+/// Where the reading of a page begins, in both directions: what is farther from there is left out first.
+pub(super) fn split(page: Page, (first, last): (u64, u64)) -> u64 {
+    match page {
+        Page::Newest | Page::Before(_) => last + 1,
+        Page::After(_) => first,
+        Page::Around(seq) => seq.max(first).min(last),
     }
 }
 
@@ -43,6 +55,39 @@ pub(super) fn page_range(page: Page, limit: u64, kept: RangeInclusive<u64>) -> (
             let first = seq.saturating_sub(limit / 2).max(kept_from);
             (first, head.min(first.saturating_add(limit - 1)))
         }
+    }
+}
+
+/// Where a page ends. When what it asked for has expired and storage found the next ones that are kept, it ends with
+/// these: reading on could meet the next expiry.
+pub(super) fn found_end(page: Page, (first, last): (u64, u64), extra: Option<&Found>, tail_first: u64) -> u64 {
+    match (page, extra) {
+        (Page::After(_) | Page::Around(_), Some(extra))
+            if extra.has_expired && (extra.first..extra.end()).contains(&first) && extra.end() < tail_first =>
+        {
+            last.min(extra.end() - 1)
+        }
+        _ => last,
+    }
+}
+
+impl Found {
+    /// The seq after its last record.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+
+    /// What of a page can be told: the rest would be too many bytes.
+    pub(super) fn narrow(&self, (first, last): (u64, u64)) -> (u64, u64) {
+        let from = if self.more_before && self.first <= last { first.max(self.first) } else { first };
+        let to = if self.more_after && self.end() > first { last.min(self.end() - 1) } else { last };
+        (from, to)
+    }
+
+    /// It is what was asked for, as far as that exists and there was room for it.
+    pub(super) fn is_whole(&self, wanted: &Wanted) -> bool {
+        let ends_right = self.records.last().is_none_or(|record| record.seq + 1 == self.end());
+        self.first >= wanted.first && (self.more_after || self.end() > wanted.last) && ends_right
     }
 }
 

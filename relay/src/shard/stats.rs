@@ -47,6 +47,7 @@ stats! {
     slow_closed, "relay_closes_total", "reason=\"slow_consumer\"", "Connections that the relay closed.";
     idle_closed, "relay_closes_total", "reason=\"idle\"", "Connections that the relay closed.";
     flood_closed, "relay_closes_total", "reason=\"flood\"", "Connections that the relay closed.";
+    overload_closed, "relay_closes_total", "reason=\"overload\"", "Connections that the relay closed.";
     commands, "relay_commands_total", "", "Commands that were read.";
     published, "relay_publishes_total", "", "Publishes that reached the owner of their room.";
     stored, "relay_stored_total", "", "Messages that are durable.";

@@ -5,10 +5,14 @@ use std::mem;
 use protocol::frame::{self, Opcode};
 use protocol::{Close, Dialect, ErrorCode, Event};
 
+use super::Shard;
 use super::command::BUSY_RETRY_MS;
-use super::{Owned, Shard};
+use super::member::SHORT_FEED_BYTES;
+use super::table::Owned;
+use crate::budget::Use;
 use crate::ids::SessionId;
-use crate::room::Waiter;
+use crate::mesh::Mesh;
+use crate::room::Room;
 use crate::session::{Phase, Session, Speaks};
 use crate::tempo::RATES_US;
 
@@ -16,10 +20,10 @@ use crate::tempo::RATES_US;
 const UPKEEP_US: u64 = 100_000;
 /// Each run looks at one of so many parts of the sessions, so that each is looked at every two seconds.
 const PARTS: usize = 20;
-/// Rooms that nobody used this long are forgotten, microseconds.
-const ROOM_IDLE_US: u64 = 60_000_000;
 /// Frames of a feed are kept this long, seconds.
 const FEED_KEEP_S: u32 = 60;
+/// By then everybody who takes what it is sent was visited, seconds.
+const VISITED_S: u32 = 2;
 /// After its close frame a connection is ended this much later, tenths of a second, if the peer does not answer.
 const CLOSING_DS: u32 = 20;
 /// So many times its send buffer's size (which the kernel doubles) tell as much of a client as an answered ping.
@@ -33,6 +37,8 @@ pub(super) struct Upkeep {
     next_us: u64,
     rates_us: u64,
     rounds: usize,
+    /// The room that gave up its tail last.
+    relieved: u32,
     stopping_us: Option<u64>,
     /// Nobody waits any more for storage or for other shards.
     impatient: bool,
@@ -68,6 +74,8 @@ impl Shard {
         self.upkeep.rounds += 1;
         self.check_sessions(self.upkeep.rounds % PARTS);
         self.check_rooms();
+        self.forget_rooms();
+        self.relieve();
         let elapsed = self.now.us - self.upkeep.rates_us;
         if elapsed >= RATES_US {
             self.upkeep.rates_us = self.now.us;
@@ -163,42 +171,58 @@ impl Shard {
         self.mark(session);
     }
 
-    /// Tells those whose publish waits too long, refuses what a silent storage holds up, forgets idle rooms.
+    /// Tells those whose publish waits too long, and refuses what a silent storage holds up.
     fn check_rooms(&mut self) {
         let timeout_us = self.setup.limits.publish_timeout_ms * 1000;
-        let rounds = self.upkeep.rounds % PARTS;
-        for index in (rounds..self.rooms.len()).step_by(PARTS) {
-            let mut told: Vec<(Waiter, bool)> = Vec::new();
-            let mut idle_or_late = None;
-            match &mut self.rooms[index] {
-                Some(Owned::Ready(room)) => {
-                    room.give_up(self.now.us, timeout_us, |waiter, unknown| told.push((waiter, unknown)));
-                    room.tidy(self.rate, self.now.us);
-                    let is_idle = room.is_idle() && room.used_us + ROOM_IDLE_US <= self.now.us;
-                    if is_idle || !told.is_empty() {
-                        idle_or_late = Some((room.name.clone(), is_idle));
-                    }
-                }
-                Some(Owned::Loading { waiting, since_us }) if *since_us + timeout_us <= self.now.us => {
-                    for message in mem::take(waiting) {
+        let now_us = self.now.us;
+        for index in ((self.upkeep.rounds % PARTS) as u32..self.rooms.indices()).step_by(PARTS) {
+            match self.rooms.get(index) {
+                Some(Owned::Ready(_)) => self.with_room(index, |shard, room| shard.check_room(room, timeout_us)),
+                Some(Owned::Loading { waiting, since_us }) if *since_us + timeout_us <= now_us => {
+                    let waiting = mem::take(waiting);
+                    self.memory.give(waiting.iter().map(Mesh::bytes).sum());
+                    for message in waiting {
                         self.refuse_message(&message, ErrorCode::Unavailable, BUSY_RETRY_MS);
                     }
                 }
                 _ => {}
             }
-            let Some((name, is_idle)) = idle_or_late else { continue };
-            for (waiter, unknown) in told {
-                let code = if unknown { ErrorCode::Unknown } else { ErrorCode::Busy };
-                self.refuse(waiter, &name, code, BUSY_RETRY_MS);
+        }
+    }
+
+    fn check_room(&mut self, room: &mut Room, timeout_us: u64) {
+        let name = room.name.clone();
+        room.give_up(self.now.us, timeout_us, |waiter, unknown| {
+            let code = if unknown { ErrorCode::Unknown } else { ErrorCode::Busy };
+            self.refuse(waiter, &name, code, BUSY_RETRY_MS);
+        });
+        room.tidy(self.rate, self.now.us, self.now.wall_ms);
+    }
+
+    /// While the relay is short of memory, rooms and feeds give up what can be had again.
+    fn relieve(&mut self) {
+        for _ in 0..self.rooms.indices() {
+            if !self.memory.is_short() {
+                break;
             }
-            if is_idle {
-                self.unload(index as u32, &name);
-            }
+            self.upkeep.relieved = (self.upkeep.relieved + 1) % self.rooms.indices();
+            self.with_room(self.upkeep.relieved, |_, room| room.drop_tail());
+        }
+        if !self.memory.is_short() {
+            return;
+        }
+        // Without memory for new work, frames are kept for no longer than visits to all members take.
+        let before_s = if self.memory.allows(Use::Work, 0) { 0 } else { self.now.s().saturating_sub(VISITED_S) };
+        for index in 0..self.feeds.len() as u32 {
+            self.change_feed(index, |feed| {
+                feed.shorten(SHORT_FEED_BYTES);
+                feed.trim(before_s);
+            });
         }
     }
 
     fn measure_rooms(&mut self, elapsed_us: u64) {
-        for owned in self.rooms.iter_mut().flatten() {
+        for owned in self.rooms.iter_mut() {
             if let Owned::Ready(room) = owned {
                 room.rate.measure(mem::take(&mut room.recent_cut), elapsed_us);
             }
@@ -207,8 +231,8 @@ impl Shard {
 
     fn trim_feeds(&mut self) {
         let before_s = self.now.s().saturating_sub(FEED_KEEP_S);
-        for feed in self.feeds.iter_mut().flatten() {
-            feed.trim(before_s);
+        for index in 0..self.feeds.len() as u32 {
+            self.change_feed(index, |feed| feed.trim(before_s));
         }
     }
 
@@ -234,7 +258,7 @@ impl Shard {
     }
 
     fn has_unstored(&self) -> bool {
-        self.rooms.iter().flatten().any(|owned| match owned {
+        self.rooms.iter().any(|owned| match owned {
             Owned::Ready(room) => room.has_pending() || room.is_flying(),
             Owned::Loading { waiting, .. } => !waiting.is_empty(),
         })

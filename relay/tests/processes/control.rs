@@ -104,7 +104,7 @@ fn figures_are_served_as_prometheus_reads_them() {
 
 #[test]
 fn what_shards_count_is_there_within_seconds() {
-    let (relay, address) = relay(&["--user-publish-rate", "1", "--max-connections", "3"]);
+    let (relay, address) = relay(&["--user-publish-rate", "1", "--publish-burst", "2", "--max-connections", "3"]);
     let mut ann = Client::native(relay.address, "ann");
     let mut ben = Client::native(relay.address, "ben");
     ben.join("r", Start::Recent(0));

@@ -76,7 +76,7 @@ fn members_that_deflate_and_members_that_do_not_see_the_same() {
 
 #[test]
 fn a_deflate_bomb_and_corrupt_data_are_closed_by_name_and_harm_nobody() {
-    let relay = Relay::in_memory(&["--frame-bytes-max", "16384"]);
+    let relay = Relay::in_memory(&["--frame-bytes-max", "16384", "--body-bytes-max", "8192"]);
     let mut other = Client::deflating(relay.address, "other");
     other.join("r", Start::Recent(0));
     let marked = |payload: &[u8]| {

@@ -124,7 +124,7 @@ fn lines_are_json_when_that_is_asked_for() {
 
 #[test]
 fn what_is_refused_all_the_time_is_told_once_a_second_with_its_number_and_without_names() {
-    let relay = Relay::in_memory(&["--user-publish-rate", "1"]);
+    let relay = Relay::in_memory(&["--user-publish-rate", "1", "--publish-burst", "2"]);
     let mut ann = Client::native(relay.address, "ann-unique");
     ann.join("room-unique", Start::Recent(0));
     let tags: Vec<_> = (0..500).map(|n| ann.publish("room-unique", &format!("body-unique {n}"), None)).collect();

@@ -27,6 +27,7 @@ mod process;
 mod recovery;
 mod refusals;
 mod restart;
+mod rooms;
 mod scylla;
 mod shutdown;
 mod signals;

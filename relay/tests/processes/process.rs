@@ -21,7 +21,13 @@ pub fn serve(store: &[&str], flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
     command.arg("serve").args(store);
     let shards = format!("--shards={SHARDS}");
-    for default in ["--listen=127.0.0.1:0", "--session-publish-rate=100000", "--user-publish-rate=100000", &shards] {
+    for default in [
+        "--listen=127.0.0.1:0",
+        "--session-publish-rate=100000",
+        "--user-publish-rate=100000",
+        "--publish-burst=1000000",
+        &shards,
+    ] {
         let (flag, _) = default.split_once('=').unwrap();
         if !flags.contains(&flag) {
             command.arg(default);

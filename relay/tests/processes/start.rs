@@ -148,7 +148,7 @@ fn contradictory_limits_are_refused_by_name() {
             &["--idle-timeout-ms", "3000", "--ping-interval-ms", "2000"][..],
             &["--idle-timeout-ms", "--ping-interval-ms"][..],
         ),
-        (&["--body-bytes-max", "70000"], &["--body-bytes-max", "--frame-bytes-max"]),
+        (&["--body-bytes-max", "300000"], &["--body-bytes-max", "--frame-bytes-max"]),
         (&["--max-connections", "0"], &["--max-connections"]),
         (&["--ping-interval-ms", "10"], &["--ping-interval-ms"]),
         (&["--node", "64"], &["--node"]),

@@ -161,6 +161,10 @@ impl Client {
                 env.meet("closed as a flood");
                 conn.misbehaved
             }
+            1013 | 3011 => {
+                env.meet("closed half-way");
+                true
+            }
             4005 | 3502 => {
                 env.meet("closed before it connected");
                 conn.waiting.contains_key(&1)
@@ -329,6 +333,7 @@ impl Client {
                 _ => overloaded,
             },
             Asked::Join { room, .. } => match code {
+                E::RateLimited => true,
                 E::Already => conn.joined.contains_key(room),
                 E::TooManyRooms | E::TooLarge => {
                     conn.joined.len() + conn.waiting.len() + 1 >= limits.rooms_per_session_max
@@ -337,7 +342,7 @@ impl Client {
             },
             Asked::Leave { room } if code == E::NotJoined => !conn.joined.contains_key(room),
             Asked::Leave { .. } => code == E::Busy && conn.may_be_at_its_share(&asked, limits),
-            Asked::History { .. } => overloaded,
+            Asked::History { .. } => overloaded || code == E::RateLimited,
             Asked::Connect | Asked::Ping => false,
         };
         assert!(is_known, "client {}: {asked:?} was refused with {code:?}", self.index);
@@ -389,7 +394,8 @@ fn may_be_dropped(room: &str, from: u64, env: &mut Env) -> bool {
     let time_ms = env.oracle.log(room)[from as usize - 1].time_ms;
     let limits = &env.plan.limits;
     let was_cut_off = limits.lane_messages_max <= SHORT_LANE && messages > limits.tail_messages_max;
-    was_cut_off || frames_bytes >= limits.feed_bytes_max / 4 || env.clock.age_ms_max(time_ms) >= KEEP_MS
+    let is_short = limits.memory_bytes_max < 4 * limits.replies_bytes_max + (1 << 20);
+    is_short || was_cut_off || frames_bytes >= limits.feed_bytes_max / 4 || env.clock.age_ms_max(time_ms) >= KEEP_MS
 }
 
 /// What a join reply may say to what was asked.
@@ -404,7 +410,7 @@ fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room:
             let n = u64::from(n.min(limits.history_messages_max));
             let Some(head) = head else { return assert!(!recovered, "{room}: {start:?} recovered") };
             let asked = head.saturating_sub(n);
-            let is_short = from > asked && env.oracle.bodies_bytes(room, from, head) > bytes_max;
+            let is_short = from > asked && env.oracle.sent_bytes(room, from, head) > bytes_max;
             assert!(!recovered, "{room}: {start:?} recovered");
             assert!(
                 from <= asked || is_short || from < env.oracle.kept_from(room),
@@ -419,7 +425,7 @@ fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room:
             } else {
                 assert!(head.is_none_or(|head| head == from), "{room}: not recovered, from {from} to {head:?}");
                 let too_far = from.saturating_sub(seq) > limits.recovery_messages_max;
-                let too_much = real && env.oracle.bodies_bytes(room, seq + 1, from) > bytes_max;
+                let too_much = real && env.oracle.sent_bytes(room, seq + 1, from) > bytes_max;
                 let is_expired = seq + 1 < env.oracle.kept_from(room) && seq < from;
                 let is_right = !known || !real || too_far || too_much || is_expired;
                 assert!(is_right, "invariant 11: {room}: {start:?} was not recovered at {from}");

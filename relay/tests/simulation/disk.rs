@@ -4,8 +4,10 @@ use std::rc::Rc;
 
 use fastrand::Rng;
 use protocol::snowflake;
+use relay::ids::SessionId;
 use relay::persist::{self, Reservation};
-use relay::shard::{StoreReply, StoreRequest};
+use relay::room::Most;
+use relay::shard::{StoreReply, StoreRequest, Unread};
 use storage::{Append, Fault, FaultyStore, MemoryStore, Store};
 
 use crate::plan::Plan;
@@ -27,6 +29,8 @@ pub struct Disk {
     appends: Vec<(usize, Append)>,
     failed: Vec<Call>,
     pub replies: Vec<Vec<StoreReply>>,
+    /// Reads that were not done for connections that had ended.
+    pub forgotten: u64,
     /// It does nothing any more.
     pub lost: bool,
     pub sabotage: Option<Sabotage>,
@@ -45,6 +49,7 @@ impl Disk {
             appends: Vec::new(),
             failed: Vec::new(),
             replies,
+            forgotten: 0,
             lost: false,
             sabotage,
         }
@@ -61,6 +66,7 @@ impl Disk {
                 assert!(!self.is_writing(room) || self.sabotage.is_some(), "two appends of {room} are in flight");
                 self.appends.push((shard, append));
             }
+            StoreRequest::Forget { session } => self.forget(session),
             read => self.reads.push((shard, read)),
         }
     }
@@ -70,10 +76,29 @@ impl Disk {
         self.node.release_ids(self.ids.used_ms()).expect("it never fails");
     }
 
+    /// What the connection asked for is not read any more.
+    fn forget(&mut self, session: SessionId) {
+        for (shard, request) in std::mem::take(&mut self.reads) {
+            match request {
+                StoreRequest::Read { room, wanted, asker } if asker == session => {
+                    self.forgotten += 1;
+                    let found = Err(Unread::Gone(session));
+                    self.replies[shard].push(StoreReply::Read { room, wanted, found });
+                }
+                other => self.reads.push((shard, other)),
+            }
+        }
+    }
+
     /// An append of the room is in flight.
     pub fn is_writing(&self, room: &str) -> bool {
         self.appends.iter().any(|(_, append)| *append.room == *room)
             || self.failed.iter().any(|call| call.appends.iter().any(|append| *append.room == *room))
+    }
+
+    /// What is not done.
+    pub fn left(&self) -> String {
+        format!("{:?} {:?}", self.reads, self.replies)
     }
 
     pub fn is_idle(&self) -> bool {
@@ -106,7 +131,8 @@ impl Disk {
             _ if !self.reads.is_empty() => {
                 let (shard, request) = self.reads.swap_remove(rng.usize(..self.reads.len()));
                 let fails = rng.u32(..100) < faults;
-                let reply = self.read(request, plan.limits.tail_messages_max, wall_ms, fails);
+                let tail_max = Most { messages: plan.limits.tail_messages_max, bytes: plan.limits.tail_bytes_max };
+                let reply = self.read(request, tail_max, wall_ms, fails);
                 self.replies[shard].push(reply);
             }
             _ => {}
@@ -142,7 +168,7 @@ impl Disk {
         }
     }
 
-    fn read(&self, request: StoreRequest, tail_max: usize, wall_ms: u64, fails: bool) -> StoreReply {
+    fn read(&self, request: StoreRequest, tail_max: Most, wall_ms: u64, fails: bool) -> StoreReply {
         match request {
             StoreRequest::Open { room } => {
                 let mut log = persist::open(&*self.store, &room, tail_max, wall_ms).expect("no fault is planned");
@@ -155,16 +181,15 @@ impl Disk {
                 let log = (!fails).then_some(log);
                 StoreReply::Opened { room, log }
             }
-            StoreRequest::Read { room, first, last } => {
-                let (mut kept_from, mut records) =
-                    persist::read(&*self.store, &room, first, last).expect("no fault is planned");
-                if self.sabotage == Some(Sabotage::ForgetOld) && records.len() > 1 {
-                    records.remove(0);
-                    kept_from += 1;
+            StoreRequest::Read { room, wanted, .. } => {
+                let mut found = persist::read(&*self.store, &room, wanted).expect("no fault is planned");
+                if self.sabotage == Some(Sabotage::ForgetOld) && found.records.len() > 1 {
+                    found.records.remove(0);
+                    (found.first, found.has_expired) = (found.first + 1, true);
                 }
-                StoreReply::Read { room, first, last, found: (!fails).then_some((kept_from, records)) }
+                StoreReply::Read { room, wanted, found: if fails { Err(Unread::Failed) } else { Ok(found) } }
             }
-            StoreRequest::Append(_) => unreachable!("appends have their own list"),
+            StoreRequest::Append(_) | StoreRequest::Forget { .. } => unreachable!("they are not read"),
         }
     }
 }

@@ -1,29 +1,19 @@
 //! One shard, flooders and a healthy client, turn by turn: whatever flooders send, a turn stays short, what is kept of them
 //! is little, and the healthy one is answered within a few turns.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use protocol::frame::{self, Decoder, Deflater, Incoming, Opcode, Role};
-use protocol::{Command, Content, Dialect, OwnedParts, Page, Request, Start, centrifuge, handshake};
+use protocol::frame::{self, Deflater, Opcode};
+use protocol::{Command, Page, Start};
 use relay::config::Limits;
-use relay::deflation;
 use relay::ids::SessionId;
-use relay::room::Log;
-use relay::shard::{Now, Setup, Shard, StoreReply, StoreRequest};
-use storage::{Kind, LogState, Record};
 
+use crate::rig::{MASK, Rig, TURN_US, closed_with, said, text};
 use crate::speech;
 
-const MASK: [u8; 4] = [1, 2, 3, 4];
 /// Slot of the one that behaves.
 const HEALTHY: u16 = 0;
 const FLOODERS: u16 = 30;
 /// What the kernel hands over in a turn, bytes of each connection.
 const RECEIVE_BYTES: usize = 32 * 1024;
-/// Messages of every room.
-const LINES: u64 = 1000;
-const TURN_US: u64 = 2_000;
 const TURNS: usize = 400;
 /// All of the flood that comes at once, a page of a third of a millisecond each, and as much of what came before.
 const TURNS_TO_WAIT: u64 = 20;
@@ -41,21 +31,9 @@ struct Flood {
     ends_with: Option<u16>,
 }
 
-fn text(payload: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    frame::write_masked(Opcode::Text, payload.as_bytes(), MASK, &mut out);
-    out
-}
-
 fn deflated(payload: &str) -> Vec<u8> {
     let mut out = Vec::new();
     Deflater::new(9).write_masked(Opcode::Text, payload.as_bytes(), MASK, &mut out);
-    out
-}
-
-fn said(tag: u32, command: Command<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    speech::say(Dialect::Centrifuge, &Request { tag, command }, (MASK, usize::MAX), None, &mut out);
     out
 }
 
@@ -99,120 +77,9 @@ fn floods() -> Vec<Flood> {
     ]
 }
 
-/// A shard, and what its connections are sent.
-struct Rig {
-    shard: Shard,
-    us: u64,
-    down: BTreeMap<SessionId, Vec<u8>>,
-    sent: Vec<(SessionId, usize)>,
-    paused: BTreeSet<SessionId>,
-    open: BTreeSet<SessionId>,
-    records: Vec<Arc<Record>>,
-    opened: Vec<StoreReply>,
-}
-
-/// What every room has in storage.
-fn records() -> Vec<Arc<Record>> {
-    let record = |seq| Record {
-        kind: Kind::Message,
-        seq,
-        id: seq,
-        time_ms: 1_800_000_000_000,
-        sender: "somebody".into(),
-        content: Content::Text,
-        body: (*b"something that was said").into(),
-        key: None,
-        parts: OwnedParts::default(),
-    };
-    (1..=LINES).map(|seq| Arc::new(record(seq))).collect()
-}
-
-impl Rig {
-    fn new() -> Self {
-        let setup = Setup {
-            shard: 0,
-            shards: 1,
-            node: 0,
-            ids_after_ms: 0,
-            limits: Limits::defaults(),
-            echo: false,
-            period_us: None,
-            deflate_members_min: deflation::MEMBERS_MIN,
-            nonce: 1,
-            seed: 1,
-        };
-        let (down, sent, paused, open, opened) = Default::default();
-        Self { shard: Shard::new(setup), us: 0, down, sent, paused, open, records: records(), opened }
-    }
-
-    /// A connection that shakes hands in the next turn.
-    fn open(&mut self, slot: u16) -> (SessionId, Vec<u8>) {
-        let id = SessionId::new(0, 0, slot, 0);
-        self.shard.on_open(id, true);
-        self.open.insert(id);
-        let mut head = Vec::new();
-        handshake::request("relay", centrifuge::PATH, None, true, [0; 16], &mut head);
-        (id, head)
-    }
-
-    /// One turn with these bytes. Everybody takes all that it is sent.
-    fn turn(&mut self, inputs: &[(SessionId, &[u8])]) {
-        self.us += TURN_US;
-        self.shard.begin(Now { us: self.us, wall_ms: 1_800_000_000_000 + self.us / 1000, cpu_us: 0 });
-        for (id, len) in std::mem::take(&mut self.sent) {
-            self.shard.on_sent(id, Ok(len));
-        }
-        self.opened.drain(..).for_each(|reply| self.shard.on_stored(reply));
-        for (id, bytes) in inputs {
-            self.shard.on_bytes(*id, &mut bytes.to_vec());
-        }
-        self.shard.flush();
-        let outbox = &mut self.shard.outbox;
-        for (id, segment) in outbox.sends.drain(..) {
-            self.down.entry(id).or_default().extend_from_slice(segment.bytes());
-            self.sent.push((id, segment.len()));
-        }
-        for (id, wanted) in outbox.receives.drain(..) {
-            let changed = if wanted { self.paused.remove(&id) } else { self.paused.insert(id) };
-            assert!(changed, "{id:?} is told twice whether to receive: {wanted}");
-        }
-        for id in outbox.closes.drain(..) {
-            self.open.remove(&id);
-            self.sent.retain(|(other, _)| *other != id);
-        }
-        for request in outbox.store.drain(..) {
-            if let StoreRequest::Open { room } = request {
-                let state = LogState { epoch: 1, last_seq: LINES, last_id: LINES };
-                let log = Some(Log { state, tail: self.records.clone(), keys: Vec::new() });
-                self.opened.push(StoreReply::Opened { room, log });
-            }
-        }
-    }
-
-    /// What a connection was sent since the last call, without the answer to its request.
-    fn heard(&mut self, id: SessionId) -> Vec<u8> {
-        self.down.remove(&id).unwrap_or_default()
-    }
-}
-
-/// The status of the close frame among these bytes.
-fn closed_with(bytes: &[u8]) -> Option<u16> {
-    let end = bytes.windows(4).position(|part| part == b"\r\n\r\n")? + 4;
-    let mut bytes = bytes[end..].to_vec();
-    let mut decoder = Decoder::new(Role::Client, 1 << 30).with_deflate();
-    let mut at = 0;
-    while let Ok((used, Some(incoming))) = decoder.next(&mut bytes[at..]) {
-        if let Incoming::Close { code, .. } = incoming {
-            return code;
-        }
-        at += used;
-    }
-    None
-}
-
 fn hold(flood: &Flood) {
     let Flood { name, .. } = flood;
-    let mut rig = Rig::new();
+    let mut rig = Rig::new(Limits::defaults());
     let (healthy, head) = rig.open(HEALTHY);
     rig.turn(&[(healthy, &head)]);
     rig.turn(&[(healthy, &said(1, Command::Connect { user: Some("ann".into()), device: None }))]);
@@ -270,7 +137,7 @@ fn a_flood_makes_no_turn_long_and_keeps_nobody_from_being_answered() {
 
 #[test]
 fn who_says_much_that_has_an_effect_is_read_later_and_not_closed() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::new(Limits::defaults());
     let (id, mut up) = rig.open(1);
     up.extend(said(1, Command::Connect { user: None, device: None }));
     rig.turn(&[(id, &up)]);

@@ -11,9 +11,11 @@ mod client;
 mod disk;
 mod env;
 mod flood;
+mod hoard;
 mod oracle;
 mod plan;
 mod process;
+mod rig;
 mod sabotage;
 mod socket;
 mod speech;
@@ -35,7 +37,7 @@ const SABOTAGE_SEEDS: u64 = 1000;
 const TORN_PART: u64 = 1000;
 
 /// What the seeds together must have met, or the simulation proves little.
-const TO_MEET: [&str; 42] = [
+const TO_MEET: [&str; 46] = [
     "a chunk that overlaps",
     "a crash",
     "a deflated message",
@@ -43,6 +45,7 @@ const TO_MEET: [&str; 42] = [
     "a deflated request in fragments",
     "a delivery",
     "a full lane",
+    "a full table of rooms",
     "a key of another message",
     "a message that names its client",
     "a gap",
@@ -51,8 +54,10 @@ const TO_MEET: [&str; 42] = [
     "a leave with something behind it",
     "a paced feed",
     "a page that begins with what is kept",
+    "a read for somebody who is gone",
     "a recovery",
     "a recovery that was refused",
+    "a relay that is short of memory",
     "a repeat",
     "a resume after a private piece",
     "a resume at once",
@@ -71,6 +76,7 @@ const TO_MEET: [&str; 42] = [
     "closed as a slow consumer",
     "closed as idle",
     "closed before it connected",
+    "closed half-way",
     "a handshake that took too long",
     "going away",
     "outcome unknown",

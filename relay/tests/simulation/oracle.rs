@@ -8,6 +8,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use protocol::{ClientId, Content, Page};
 use relay::dedupe::key_hash;
+use relay::sizes;
 use storage::{FaultyStore, MemoryStore, Record, Store};
 
 use crate::speech::{Body, Line};
@@ -88,9 +89,16 @@ impl Oracle {
 
     /// Bytes of the bodies of `first..=last`, as far as they exist.
     pub fn bodies_bytes(&mut self, room: &str, first: u64, last: u64) -> usize {
-        let bodies =
-            self.log(room).iter().skip(first.saturating_sub(1) as usize).take_while(|record| record.seq <= last);
-        bodies.map(|record| record.body.len()).sum()
+        self.part_of(room, first, last).map(|record| record.body.len()).sum()
+    }
+
+    /// What they take at most when they are sent, bytes.
+    pub fn sent_bytes(&mut self, room: &str, first: u64, last: u64) -> usize {
+        self.part_of(room, first, last).map(|record| sizes::sent_bytes(room, record)).sum()
+    }
+
+    fn part_of(&mut self, room: &str, first: u64, last: u64) -> impl Iterator<Item = &Record> {
+        self.log(room).iter().skip(first.saturating_sub(1) as usize).take_while(move |record| record.seq <= last)
     }
 
     pub fn acks(&self) -> usize {
@@ -203,11 +211,11 @@ impl Oracle {
         assert!(is_dense && to <= kept_end, "{asked}: {found:?}");
         // A page of too many bytes ends earlier, at the end that is farther from what was asked for.
         let is_cut = match page {
-            Page::Newest | Page::Before(_) => to == last && self.bodies_bytes(room, from - 1, to) > bytes_max,
-            Page::After(_) => from == first && self.bodies_bytes(room, from, to + 1) > bytes_max,
+            Page::Newest | Page::Before(_) => to == last && self.sent_bytes(room, from - 1, to) > bytes_max,
+            Page::After(_) => from == first && self.sent_bytes(room, from, to + 1) > bytes_max,
             Page::Around(seq) => {
                 let centre = seq.clamp(first, last);
-                from <= centre && to >= centre && self.bodies_bytes(room, first, last) > bytes_max
+                from <= centre && to >= centre && self.sent_bytes(room, first, last) > bytes_max
             }
         };
         if (from, to) != (first, last) && !is_cut {
@@ -218,8 +226,8 @@ impl Oracle {
                 "invariant 11, what has not expired is found: {asked}: {found:?}, kept from {kept_from}"
             );
         }
-        let fits = found.len() == 1 || self.bodies_bytes(room, from, to) <= bytes_max;
-        assert!(fits, "{asked}: the bodies of {found:?} are more than {bytes_max} bytes");
+        let fits = found.len() == 1 || self.sent_bytes(room, from, to) <= bytes_max;
+        assert!(fits, "{asked}: {found:?} are more than {bytes_max} bytes");
         for line in lines {
             self.delivered(room, line);
         }

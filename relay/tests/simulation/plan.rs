@@ -97,7 +97,7 @@ fn limits(rng: &mut Rng, rooms: usize, storm: bool) -> Limits {
     let ping_interval_ms = pick(rng, &[1_000, 25_000]);
     let replies_bytes_max = pick(rng, &[1024.max(2 * body_bytes_max), 8 << 10, 32 << 10, 4 << 20]);
     let limits = Limits {
-        max_connections: pick(rng, &[1000, 1000, 2]),
+        max_connections: pick(rng, &[1000, 1000, 100]),
         max_rooms: pick(rng, &[2, 100, 100]),
         rooms_per_session_max: rng.usize(1..=rooms),
         commands_per_session_max: pick(rng, &[3, 20, 256]),
@@ -107,6 +107,14 @@ fn limits(rng: &mut Rng, rooms: usize, storm: bool) -> Limits {
         session_chatter_rate: pick(rng, &[20, 100]),
         session_work_percent: pick(rng, &[5, 10]),
         user_publish_rate: if storm { rate } else { pick(rng, &[2, 20, 100_000]) },
+        publish_burst: if storm { 100_000 } else { pick(rng, &[4, 40, 1000]) },
+        session_open_rate: pick(rng, &[1, 20, 20]),
+        user_open_rate: pick(rng, &[1, 40]),
+        address_open_rate: pick(rng, &[0, 1, 200]),
+        memory_bytes_max: 4 * replies_bytes_max + pick(rng, &[10_000, 100_000, 100 << 20]),
+        pending_reads_max: pick(rng, &[1, 20, 4096]),
+        pending_bytes_max: pick(rng, &[1, 3_000, 1 << 20]),
+        tail_bytes_max: pick(rng, &[1, 3_000, 1 << 20]),
         pending_publishes_max: if storm { 4096 } else { pick(rng, &[1, 4, 64, 4096]) },
         publish_timeout_ms: pick(rng, &[50, 500, 10_000]),
         history_messages_max: pick(rng, &[3, 50, 1000]),

@@ -1,12 +1,14 @@
 //! One incarnation of the relay: its shards, the lanes between them, and the run loop's part of the work.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use fastrand::Rng;
+use relay::budget::Budget;
 use relay::chain::VISIT_BYTES_MAX;
 use relay::ids::SessionId;
 use relay::mesh::Mesh;
-use relay::shard::{Setup, Shard};
+use relay::shard::{Setup, Shard, halfway_bytes_max};
 use storage::Store;
 
 use crate::disk::Disk;
@@ -32,6 +34,7 @@ const AHEAD_MS_MAX: u64 = 5_000;
 /// The shards of a process and everything they own together.
 pub struct Process {
     pub shards: Vec<Shard>,
+    pub budget: Arc<Budget>,
     /// From shard, to shard.
     lanes: Vec<Vec<VecDeque<Mesh>>>,
     pub disk: Disk,
@@ -55,12 +58,15 @@ impl Process {
         assert!(reserved_ms < latest_ms + AHEAD_MS_MAX, "ids go on {} ms ahead", reserved_ms - latest_ms);
         let reservations = nodes[node].clone();
         let forget = env.sabotage == Some(Sabotage::ForgetIds);
+        let budget = Budget::new(&env.plan.limits, shards);
+        let apart = env.sabotage == Some(Sabotage::BudgetsApart);
         let setup = |shard| Setup {
             shard,
             shards,
             node: 3 + node as u16,
             ids_after_ms: if forget { 0 } else { reserved_ms },
             limits: env.plan.limits.clone(),
+            budget: if apart { Budget::new(&env.plan.limits, shards) } else { budget.clone() },
             echo: false,
             period_us: env.plan.period_us,
             deflate_members_min: env.plan.deflate_members_min,
@@ -69,6 +75,7 @@ impl Process {
         };
         Self {
             shards: (0..shards).map(|shard| Shard::new(setup(shard))).collect(),
+            budget: budget.clone(),
             lanes: (0..shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect(),
             disk: Disk::new(store, reservations, shards, env.sabotage),
             free: vec![Vec::new(); shards],
@@ -88,7 +95,7 @@ impl Process {
         let id = SessionId::new(shard, ring, slot, generation);
         let refused = !env.calm && env.rng.u8(..50) == 0;
         let trickles = env.chance(env.plan.trickle_percent);
-        env.sockets.insert(id, Socket::new(refused, trickles));
+        env.sockets.insert(id, Socket::new(refused, trickles, env.rng.u32(..3)));
         id
     }
 
@@ -108,6 +115,7 @@ impl Process {
         self.shards[n].flush();
         self.carry_out(n, env);
         self.check_bounds(n, env);
+        self.check_budget(env);
     }
 
     fn sockets_of(n: usize, env: &Env) -> Vec<SessionId> {
@@ -119,7 +127,7 @@ impl Process {
             let socket = env.sockets.get_mut(&id).expect("listed");
             if !socket.opened {
                 socket.opened = true;
-                self.shards[n].on_open(id, !socket.refused);
+                self.shards[n].on_open(id, socket.address, !socket.refused);
             }
             if !env.calm && env.rng.u8(..3) == 0 {
                 continue;
@@ -276,6 +284,42 @@ impl Process {
         );
     }
 
+    /// What all shards count of the relay's memory, bytes.
+    pub fn memory_used(&self) -> i64 {
+        self.shards.iter().map(Shard::memory_used).sum()
+    }
+
+    /// Invariant 9: all shards together keep within the budget.
+    fn check_budget(&self, env: &mut Env) {
+        let limits = env.plan.limits.clone();
+        let rooms: usize = self.shards.iter().map(Shard::rooms).sum();
+        assert!(rooms <= limits.max_rooms, "invariant 9: {rooms} rooms are in memory, {} may", limits.max_rooms);
+        let (used, held) = (self.memory_used(), self.budget.held() as i64);
+        assert!(used >= 0, "invariant 9: {used} bytes are counted");
+        assert!(used <= held || env.sabotage.is_some(), "invariant 9: {used} bytes are used, {held} held");
+        let connections: usize = self.shards.iter().map(Shard::connections_bytes).sum();
+        assert!(used >= connections as i64, "invariant 9: connections hold {connections} bytes and {used} are counted");
+        for shard in &self.shards {
+            let (bytes, max) = (shard.halfway_bytes(), halfway_bytes_max(&limits, self.shards.len()));
+            assert!(bytes <= max, "invariant 9: {bytes} bytes of messages are half-way, {max} may");
+        }
+        let max = limits.memory_bytes_max as i64;
+        // What comes back from storage for commands that were admitted, and the first chunk of each chain.
+        let opened = rooms * (limits.tail_bytes_max + limits.body_bytes_max + 1024);
+        let chains = self.shards.len() * env.plan.rooms.len() * 4 * (limits.body_bytes_max * 2 + 64 * 1024);
+        let slack = (opened + chains) as i64 + max / 8;
+        assert!(used <= max + slack, "invariant 9: {used} bytes are in memory, {max} and {slack} may");
+        if used > max / 2 {
+            env.meet("a relay that is short of memory");
+        }
+        if self.disk.forgotten > 0 {
+            env.meet("a read for somebody who is gone");
+        }
+        if rooms == limits.max_rooms {
+            env.meet("a full table of rooms");
+        }
+    }
+
     /// A shard has something to do now.
     pub fn is_due(&self, n: usize, env: &Env) -> bool {
         let is_due = |socket: &Socket| {
@@ -295,6 +339,14 @@ impl Process {
     /// The earliest time at which a shard wants a turn, microseconds of its clock.
     pub fn deadline_us(&self) -> u64 {
         self.shards.iter().map(Shard::deadline_us).min().unwrap_or(u64::MAX)
+    }
+
+    /// What is not done.
+    pub fn left(&self) -> String {
+        let lanes: Vec<String> = self.lanes.iter().flatten().flatten().map(brief).collect();
+        let outboxes: Vec<String> =
+            self.shards.iter().flat_map(|s| s.outbox.mesh.iter().flatten()).map(brief).collect();
+        format!("lanes {lanes:?}, outboxes {outboxes:?}, storage {}", self.disk.left())
     }
 
     pub fn is_idle(&self) -> bool {

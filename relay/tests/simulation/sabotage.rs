@@ -37,6 +37,8 @@ pub enum Sabotage {
     ForgetOld,
     /// Two publishes of one connection in one room change places on their way to the owner.
     Overtake,
+    /// Each shard has a budget of its own.
+    BudgetsApart,
 }
 
 impl Sabotage {
@@ -55,11 +57,11 @@ impl Sabotage {
             Self::ForgetBodies => "invariant 13",
             Self::ForgetOld => "invariant 11",
             Self::Overtake => "invariant 12",
-            Self::IgnorePause => "invariant 9",
+            Self::IgnorePause | Self::BudgetsApart => "invariant 9",
         }
     }
 
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeStore,
         Self::LoseDeliver,
         Self::SwapRecords,
@@ -77,5 +79,6 @@ impl Sabotage {
         Self::ForgetOld,
         Self::Overtake,
         Self::IgnorePause,
+        Self::BudgetsApart,
     ];
 }

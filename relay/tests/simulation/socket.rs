@@ -18,6 +18,8 @@ pub struct Socket {
     pub opened: bool,
     /// It is one connection too many: the handshake is answered 503.
     pub refused: bool,
+    /// Stands for where it comes from.
+    pub address: u32,
     /// It takes a few bytes at a time.
     trickles: bool,
     /// From the client, not received yet.
@@ -37,8 +39,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub fn new(refused: bool, trickles: bool) -> Self {
-        Self { refused, trickles, ..Self::default() }
+    pub fn new(refused: bool, trickles: bool, address: u32) -> Self {
+        Self { refused, address, trickles, ..Self::default() }
     }
 
     pub fn is_sending(&self) -> bool {
