@@ -20,9 +20,12 @@ use crate::chain::VISIT_BYTES_MAX;
 use crate::ids::SessionId;
 use crate::room::Waiter;
 use crate::session::{Phase, Session, Speaks};
+use crate::sizes::record_bytes;
 
 /// Bodies of one frame, bytes: a longer run of messages becomes several frames.
 const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
+/// What is made of these at most, beside names and numbers, bytes.
+const FRAME_BYTES_MAX: usize = 6 * FRAME_BODY_BYTES_MAX;
 /// With so many bytes to take a connection needs no more at once.
 const PIECE_BYTES: usize = 32 * 1024;
 /// What a page has around its messages, bytes.
@@ -35,26 +38,54 @@ const LARGE_BYTES: usize = 4 * VISIT_BYTES_MAX;
 pub(super) enum Reply {
     /// Short ones behind those that are not encoded yet.
     Encoded(Vec<u8>),
-    /// Messages that a new member begins with: what is left of them, and what that takes when it is sent, bytes.
-    Backlog { room: Arc<str>, records: Vec<Arc<Record>>, at: usize, bytes: usize },
+    /// Messages that a new member begins with: what is left of them.
+    Backlog { room: Arc<str>, records: Vec<Arc<Record>>, at: usize, size: Size },
     /// A page of history, one frame.
-    Page { tag: u32, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>>, bytes: usize },
+    Page { tag: u32, room: Arc<str>, epoch: u64, head: u64, records: Vec<Arc<Record>>, size: Size },
+}
+
+/// What a reply counts for while it waits, bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Size {
+    /// No less than what is sent of it.
+    sent: usize,
+    /// Records as they lie in memory: those of a member's beginning until it is sent to the end.
+    memory: usize,
+}
+
+impl Size {
+    fn of(room: &str, records: &[Arc<Record>]) -> Self {
+        Self { sent: all_sent_bytes(room, records), memory: records.iter().map(|record| record_bytes(record)).sum() }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { sent: self.sent + other.sent, memory: self.memory + other.memory }
+    }
 }
 
 impl Reply {
     pub(super) fn backlog(room: Arc<str>, records: Vec<Arc<Record>>) -> Self {
-        Self::Backlog { bytes: all_sent_bytes(&room, &records), room, records, at: 0 }
+        Self::Backlog { size: Size::of(&room, &records), room, records, at: 0 }
     }
 
     pub(super) fn page(tag: u32, room: Arc<str>, (epoch, head): (u64, u64), records: Vec<Arc<Record>>) -> Self {
-        Self::Page { bytes: PAGE_BYTES + all_sent_bytes(&room, &records), tag, room, epoch, head, records }
+        let mut size = Size::of(&room, &records);
+        size.sent += PAGE_BYTES;
+        Self::Page { size, tag, room, epoch, head, records }
     }
 
-    /// What it counts for while it waits: no less than what is sent of it.
-    pub(super) fn bytes(&self) -> usize {
+    fn size(&self) -> Size {
         match self {
-            Self::Encoded(bytes) => bytes.len(),
-            Self::Backlog { bytes, .. } | Self::Page { bytes, .. } => *bytes,
+            Self::Encoded(bytes) => Size { sent: bytes.len(), memory: bytes.len() },
+            Self::Backlog { size, .. } | Self::Page { size, .. } => *size,
+        }
+    }
+
+    /// What is sent of it in one piece, at most.
+    fn piece_bytes(&self) -> usize {
+        match self {
+            Self::Page { size, .. } => size.sent,
+            _ => self.size().sent.min(FRAME_BYTES_MAX),
         }
     }
 
@@ -71,23 +102,50 @@ impl Reply {
 #[derive(Default)]
 pub(super) struct Waiting {
     replies: VecDeque<Reply>,
-    bytes: usize,
+    size: Size,
+}
+
+impl Waiting {
+    fn push(&mut self, reply: Reply) {
+        self.size = self.size.and(reply.size());
+        self.replies.push_back(reply);
+    }
+
+    fn pop(&mut self) -> Option<Reply> {
+        let reply = self.replies.pop_front()?;
+        let Size { sent, memory } = reply.size();
+        self.size = Size { sent: self.size.sent - sent, memory: self.size.memory - memory };
+        Some(reply)
+    }
+
+    /// Brings back what is left of the first one.
+    fn push_rest(&mut self, reply: Reply) {
+        self.size = self.size.and(reply.size());
+        self.replies.push_front(reply);
+    }
 }
 
 impl Shard {
     /// What waits for a connection alone or is on its way to it alone, bytes.
     pub(super) fn owed_bytes(&self, session: &Session) -> usize {
-        let waiting =
-            if session.has_backlog { self.backlogs.get(&session.id).map_or(0, |waiting| waiting.bytes) } else { 0 };
-        session.owed_bytes() + waiting
+        session.owed_bytes() + self.waiting(session).sent
     }
 
-    /// There is room for a reply of so many bytes in memory, and among what waits for this connection; when nothing does,
-    /// for any.
-    pub(super) fn may_owe(&self, session: &Session, bytes: usize) -> bool {
-        let owed = self.owed_bytes(session);
-        let fits = owed == 0 || owed + bytes <= self.setup.limits.replies_bytes_max;
-        fits && (bytes == 0 || self.memory.allows(Use::Finish, bytes))
+    /// What that holds in memory, bytes.
+    pub(super) fn owed_memory(&self, session: &Session) -> usize {
+        session.owed_bytes() + self.waiting(session).memory
+    }
+
+    fn waiting(&self, session: &Session) -> Size {
+        let waiting = session.has_backlog.then(|| self.backlogs.get(&session.id)).flatten();
+        waiting.map_or(Size::default(), |waiting| waiting.size)
+    }
+
+    /// There is room for a reply in memory, and among what waits for this connection; when nothing does, for any.
+    pub(super) fn may_owe(&self, session: &Session, reply: &Reply) -> bool {
+        let (owed, Size { sent, memory }) = (self.owed_bytes(session), reply.size());
+        let fits = owed == 0 || owed + sent <= self.setup.limits.replies_bytes_max;
+        fits && (sent == 0 || self.memory.allows(Use::Finish, memory + reply.piece_bytes()))
     }
 
     /// A page of history, with its waiter's tag; it is `spare` messages shorter than it was charged for.
@@ -96,7 +154,7 @@ impl Shard {
         self.spend(&mut session, -i64::from(spare) * MESSAGE_NS);
         if let (Phase::Open, Speaks::Dialect(dialect), 1..) = (&session.phase, session.speaks, waiter.tag) {
             let page = page(waiter.tag);
-            if self.may_owe(&session, page.bytes()) {
+            if self.may_owe(&session, &page) {
                 self.owe(&mut session, page);
             } else {
                 self.refuse_reply(&mut session, dialect, waiter.tag);
@@ -129,15 +187,15 @@ impl Shard {
         if let Some(Reply::Encoded(bytes)) = waiting.replies.back_mut() {
             let before = bytes.len();
             dialect.encode(tag, event, bytes);
-            waiting.bytes += bytes.len() - before;
+            let more = bytes.len() - before;
+            waiting.size = waiting.size.and(Size { sent: more, memory: more });
         }
     }
 
     /// Adds a reply behind those that wait.
     pub(super) fn owe(&mut self, session: &mut Session, reply: Reply) {
         let waiting = self.backlogs.entry(session.id).or_default();
-        waiting.bytes += reply.bytes();
-        waiting.replies.push_back(reply);
+        waiting.push(reply);
         session.has_backlog = true;
         self.encode_some(session);
     }
@@ -152,8 +210,7 @@ impl Shard {
     fn encode_next(&mut self, session: &mut Session) {
         let Speaks::Dialect(dialect) = session.speaks else { return self.drop_backlogs(session) };
         let Some(waiting) = self.backlogs.get_mut(&session.id) else { return self.drop_backlogs(session) };
-        let Some(mut reply) = waiting.replies.pop_front() else { return self.drop_backlogs(session) };
-        waiting.bytes -= reply.bytes();
+        let Some(mut reply) = waiting.pop() else { return self.drop_backlogs(session) };
         match &mut reply {
             Reply::Encoded(bytes) => session.replies.append(bytes),
             Reply::Page { tag, room, epoch, head, records, .. } => {
@@ -161,15 +218,14 @@ impl Shard {
                 let page = Event::History { room, epoch: *epoch, head: *head, messages: &messages };
                 dialect.encode(*tag, &page, &mut session.replies);
             }
-            Reply::Backlog { room, records, at, bytes } => {
+            Reply::Backlog { room, records, at, size } => {
                 let piece = next_batch(records, *at);
                 let messages: Vec<Message<'_>> = records[piece.clone()].iter().map(|record| record.message()).collect();
                 dialect.encode(0, &Event::Batch { room, messages: &messages }, &mut session.replies);
-                *bytes -= all_sent_bytes(room, &records[piece.clone()]);
+                size.sent -= all_sent_bytes(room, &records[piece.clone()]);
                 *at = piece.end;
                 if piece.end < records.len() {
-                    waiting.bytes += reply.bytes();
-                    waiting.replies.push_front(reply);
+                    waiting.push_rest(reply);
                 }
             }
         }
@@ -205,7 +261,7 @@ impl Shard {
     pub(super) fn drop_backlog(&mut self, session: &mut Session, room: &str) {
         let Some(waiting) = self.backlogs.get_mut(&session.id) else { return };
         waiting.replies.retain(|reply| !reply.is_backlog_of(room));
-        waiting.bytes = waiting.replies.iter().map(Reply::bytes).sum();
+        waiting.size = waiting.replies.iter().map(Reply::size).fold(Size::default(), Size::and);
         if waiting.replies.is_empty() {
             self.drop_backlogs(session);
         }

@@ -101,7 +101,7 @@ impl Shard {
     fn holds(&self, session: &Session) -> usize {
         let left = if session.reading.has_left { self.intake.left_of(session.id) } else { 0 };
         let waiting = session.pipeline.as_ref().map_or(0, |pipeline| pipeline.waiting_bytes());
-        let bytes = self.owed_bytes(session) + session.halfway_bytes() + left + waiting;
+        let bytes = self.owed_memory(session) + session.halfway_bytes() + left + waiting;
         if bytes < COUNTED_BYTES_MIN { 0 } else { bytes }
     }
 

@@ -138,7 +138,7 @@ impl Shard {
             let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
             let mut member = session.encoding().zip(joining);
             if let Some((encoding, n)) = member
-                && !self.may_owe(&session, backlog.bytes())
+                && !self.may_owe(&session, &backlog)
             {
                 session.rooms.swap_remove(n);
                 member = None;

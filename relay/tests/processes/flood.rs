@@ -84,7 +84,7 @@ fn pages_that_nobody_waits_for_are_made_as_they_are_read_and_a_newcomer_is_serve
 #[test]
 fn backlogs_that_nobody_reads_cost_a_piece_each() {
     const READERS: usize = 40;
-    let relay = Relay::in_memory(&["--history-messages-max", "1000"]);
+    let relay = Relay::in_memory(&["--history-messages-max", "1000", "--replies-bytes-max", "33554432"]);
     // Each byte is six in JSON.
     let rooms = fill(&relay, &"\u{1}".repeat(8192), 250);
     let before = relay.resident_bytes();

@@ -14,9 +14,12 @@ use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::process::Process;
 use crate::sabotage::Sabotage;
+use crate::socket::Socket;
 
 /// After the last disturbance, everything must have arrived within this time, microseconds.
 const CALM_US: u64 = 5_000_000;
+/// What was sent at the end of a calm has arrived after this time, microseconds.
+const LAST_PING_US: u64 = 100_000;
 /// Storage tries to do so much between two turns when it is calm.
 const DISK_STEPS: usize = 20;
 /// A room that nobody uses is forgotten within this time, microseconds.
@@ -260,7 +263,9 @@ impl World {
     fn calm(&mut self, us: u64) {
         self.env.calm = true;
         let end_us = self.env.clock.us + us;
-        while self.env.clock.us < end_us {
+        // Pings that were due at the very end arrive, too.
+        let is_quiet = |env: &Env| env.sockets.values().all(Socket::is_quiet);
+        while self.env.clock.us < end_us || (!is_quiet(&self.env) && self.env.clock.us < end_us + LAST_PING_US) {
             self.calm_turns();
         }
         self.env.calm = false;
