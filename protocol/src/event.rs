@@ -158,7 +158,7 @@ pub enum ErrorCode {
     TooLarge = 6,
     #[error("too many rooms")]
     TooManyRooms = 7,
-    #[error("publishing too fast")]
+    #[error("too fast")]
     RateLimited = 8,
     /// Nothing was stored and no seq was given: try again later.
     #[error("busy")]

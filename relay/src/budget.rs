@@ -20,10 +20,14 @@ pub enum Use {
     /// What is kept for those who may ask for it: tails, which can be read from storage instead, and frames for members
     /// that are slow or come back, who get a gap. Up to half of the budget.
     Keep,
-    /// New work: publishes, pages, reads of storage; without it they hear `busy`. Up to three quarters.
+    /// Pages of history and what a new member begins with, for a connection that has not taken all of the last one.
+    /// Without it they hear `busy`. Up to 9/16: who reads slowly leaves something to those who do not.
+    More,
+    /// The same, for a connection that nothing waits for. Up to 11/16: who reads leaves something to those who write.
+    Answer,
+    /// Publishes; without it they hear `busy`. Up to three quarters.
     Work,
-    /// What admitted work brings about: replies and backlogs. When all is used, connections over their share are not
-    /// read.
+    /// What cannot be refused any more. When all is used, connections over their share are not read.
     Finish,
 }
 
@@ -73,7 +77,9 @@ impl Budget {
     fn max(&self, wanted: Use) -> i64 {
         match wanted {
             Use::Keep => self.bytes_max / 2,
-            Use::Work => self.bytes_max - self.bytes_max / 4,
+            Use::More => self.bytes_max / 16 * 9,
+            Use::Answer => self.bytes_max / 16 * 11,
+            Use::Work => self.bytes_max / 4 * 3,
             Use::Finish => self.bytes_max,
         }
     }
@@ -162,7 +168,9 @@ mod tests {
         let mut share = Share::new(&budget);
         share.add(500 << 10);
         assert!(share.take(Use::Keep, 10 << 10) && !share.take(Use::Keep, 20 << 10));
-        assert!(share.take(Use::Work, 200 << 10) && !share.take(Use::Work, 100 << 10));
+        assert!(share.take(Use::More, 50 << 10) && !share.take(Use::More, 20 << 10));
+        assert!(share.take(Use::Answer, 120 << 10) && !share.take(Use::Answer, 40 << 10));
+        assert!(share.take(Use::Work, 60 << 10) && !share.take(Use::Work, 60 << 10));
         assert!(share.take(Use::Finish, 200 << 10) && !share.take(Use::Finish, 200 << 10));
         share.give(900 << 10);
         assert!(share.allows(Use::Keep, 400 << 10));

@@ -78,9 +78,10 @@ pub struct Limits {
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub max_rooms: usize,
     /// Memory for what clients send and are sent, of all connections and rooms together, bytes. Past half of it rooms
-    /// keep less in memory and read more from storage, past three quarters publishes and history hear `busy`, and past
-    /// all of it connections that use more than their share are not read. Messages that clients have begun and not
-    /// ended may hold an eighth of it; past that the oldest of them is closed
+    /// keep less in memory and read more from storage, past 9/16 history hears `busy` where a connection has not taken
+    /// the last page, past 11/16 everywhere, past three quarters publishes do, and past all of it connections that use
+    /// more than their share are not read. Messages that clients have begun and not ended may hold an eighth of it; past
+    /// that the oldest of them is closed
     #[arg(long, default_value_t = 192 * 1024 * 1024, value_name = "BYTES")]
     pub memory_bytes_max: usize,
     /// Rooms one connection may be a member of

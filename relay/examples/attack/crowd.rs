@@ -16,13 +16,15 @@ use serde_json::{Value, json};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{interval, sleep_until, timeout};
 
-use crate::wire::{Wire, command};
+use crate::wire::{Manner, Wire, command};
 use crate::{block_on, set_nice};
 
 const USERS: usize = 200;
 const ROOMS: usize = 20;
 const LINE_EVERY: Duration = Duration::from_secs(1);
 const NEWCOMER_EVERY: Duration = Duration::from_millis(500);
+/// How the healthy and newcomers come.
+const HEALTHY: Manner = Manner { receive_bytes: None, deflate: false, elsewhere: true };
 /// A newcomer that has not been served by then was not.
 const NEWCOMER_PATIENCE: Duration = Duration::from_secs(8);
 /// What comes later than this after the end has not come.
@@ -170,7 +172,7 @@ async fn run(
     let notes = Rc::new(Notes { phase, stop, healthy, lines });
     let mut wires = Vec::new();
     for user in 0..USERS {
-        let mut wire = Wire::connect(address, &format!("healthy-{user}")).await?;
+        let mut wire = Wire::connect_with(address, &format!("healthy-{user}"), HEALTHY).await?;
         wire.call("subscribe", json!({ "channel": room(user) })).await?;
         wires.push(wire);
     }
@@ -259,7 +261,7 @@ async fn newcomer(address: SocketAddr, n: u32, notes: Rc<Notes>) {
     let phase = notes.phase();
     let room = format!("newcomer-{n}");
     let served = timeout(NEWCOMER_PATIENCE, async {
-        let mut wire = Wire::connect(address, &room).await?;
+        let mut wire = Wire::connect_with(address, &room, HEALTHY).await?;
         let commands = [
             ("subscribe", json!({ "channel": room })),
             ("publish", json!({ "channel": room, "data": "hi" })),

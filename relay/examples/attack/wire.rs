@@ -1,7 +1,7 @@
 //! One hostile or healthy connection of the Centrifuge dialect, with every byte in its own hands.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use flate2::Compression;
@@ -24,7 +24,12 @@ pub struct Manner {
     pub receive_bytes: Option<u32>,
     /// permessage-deflate is offered.
     pub deflate: bool,
+    /// It comes from [`ELSEWHERE`].
+    pub elsewhere: bool,
 }
+
+/// Where the healthy come from: what an address may do is for each by itself, and they do not share one with attackers.
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
 
 /// An upgraded WebSocket.
 pub struct Wire {
@@ -78,11 +83,14 @@ fn deflated(payload: &[u8]) -> Vec<u8> {
 }
 
 impl Wire {
-    /// A TCP connection, with a kernel receive buffer of so many bytes.
-    pub async fn tcp(address: SocketAddr, receive_bytes: Option<u32>) -> io::Result<TcpStream> {
+    /// A TCP connection.
+    pub async fn tcp(address: SocketAddr, manner: Manner) -> io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
-        if let Some(bytes) = receive_bytes {
+        if let Some(bytes) = manner.receive_bytes {
             socket.set_recv_buffer_size(bytes)?;
+        }
+        if manner.elsewhere {
+            socket.bind(ELSEWHERE)?;
         }
         let stream = timeout(Duration::from_secs(8), socket.connect(address)).await??;
         stream.set_nodelay(true)?;
@@ -91,7 +99,7 @@ impl Wire {
 
     /// An upgraded connection on which nothing was said.
     pub async fn open(address: SocketAddr, manner: Manner) -> io::Result<Self> {
-        let mut stream = Self::tcp(address, manner.receive_bytes).await?;
+        let mut stream = Self::tcp(address, manner).await?;
         let offer = if manner.deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
         let request = format!(
             "GET /connection/websocket HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -145,7 +145,8 @@ impl Shard {
     pub(super) fn may_owe(&self, session: &Session, reply: &Reply) -> bool {
         let (owed, Size { sent, memory }) = (self.owed_bytes(session), reply.size());
         let fits = owed == 0 || owed + sent <= self.setup.limits.replies_bytes_max;
-        fits && (sent == 0 || self.memory.allows(Use::Finish, memory + reply.piece_bytes()))
+        let wanted = if owed == 0 { Use::Answer } else { Use::More };
+        fits && (sent == 0 || self.memory.allows(wanted, memory + reply.piece_bytes()))
     }
 
     /// A page of history, with its waiter's tag; it is `spare` messages shorter than it was charged for.

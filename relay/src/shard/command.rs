@@ -248,8 +248,8 @@ impl Shard {
     }
 
     /// There is memory left for new work.
-    pub(super) fn check_memory(&self, bytes: usize) -> Result<(), Refusal> {
-        if self.memory.allows(Use::Work, bytes) {
+    pub(super) fn check_memory(&self, wanted: Use, bytes: usize) -> Result<(), Refusal> {
+        if self.memory.allows(wanted, bytes) {
             return Ok(());
         }
         Err((ErrorCode::Busy, "the relay has as much in memory as it may", BUSY_RETRY_MS))

@@ -8,6 +8,7 @@ use protocol::{Dialect, ErrorCode, Event};
 
 use super::Shard;
 use super::command::{BUSY_RETRY_MS, Refusal};
+use crate::budget::Use;
 use crate::ids::{Principal, Rights, SessionId};
 use crate::mesh::Mesh;
 use crate::pipeline::Ask;
@@ -54,8 +55,8 @@ impl Shard {
         }
         let owner = self.owner(&room)?;
         match &ask {
-            Ask::Publish { body, .. } => self.check_memory(body.len())?,
-            Ask::History { .. } => self.check_memory(0)?,
+            Ask::Publish { body, .. } => self.check_memory(Use::Work, body.len())?,
+            Ask::History { .. } => self.check_memory(Use::Answer, 0)?,
             Ask::Join { .. } | Ask::Leave => {}
         }
         let Some(user) = session.user.clone() else {

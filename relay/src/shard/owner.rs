@@ -269,7 +269,7 @@ impl Shard {
 
     /// A reply with these records can be made.
     fn has_memory_for(&self, records: &[Arc<Record>]) -> bool {
-        records.is_empty() || self.memory.allows(Use::Finish, records.iter().map(|record| record_bytes(record)).sum())
+        records.is_empty() || self.memory.allows(Use::Answer, records.iter().map(|record| record_bytes(record)).sum())
     }
 
     /// The durable records to be told, those that are wanted or fewer of them, from what storage read (`extra`) and the

@@ -11,7 +11,7 @@ use relay::config::Limits;
 use relay::deflation;
 use relay::ids::SessionId;
 use relay::room::Log;
-use relay::shard::{Now, Setup, Shard, StoreReply, StoreRequest};
+use relay::shard::{Found, Now, Setup, Shard, StoreReply, StoreRequest};
 use storage::{Kind, LogState, Record};
 
 use crate::speech;
@@ -45,7 +45,7 @@ pub struct Rig {
     /// They take nothing of what they are sent.
     pub stalled: BTreeSet<SessionId>,
     records: Vec<Arc<Record>>,
-    opened: Vec<StoreReply>,
+    stored: Vec<StoreReply>,
 }
 
 /// What a room has in storage where everybody says the same.
@@ -85,7 +85,7 @@ impl Rig {
             nonce: 1,
             seed: 1,
         };
-        let (down, sent, paused, open, stalled, opened) = Default::default();
+        let (down, sent, paused, open, stalled, stored) = Default::default();
         Self {
             shard: Shard::new(setup),
             budget,
@@ -96,7 +96,7 @@ impl Rig {
             open,
             stalled,
             records: records(b"something"),
-            opened,
+            stored,
         }
     }
 
@@ -118,7 +118,7 @@ impl Rig {
             let taken = if self.stalled.contains(&id) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(len) };
             self.shard.on_sent(id, taken);
         }
-        self.opened.drain(..).for_each(|reply| self.shard.on_stored(reply));
+        self.stored.drain(..).for_each(|reply| self.shard.on_stored(reply));
         for (id, bytes) in inputs {
             self.shard.on_bytes(*id, &mut bytes.to_vec());
         }
@@ -137,17 +137,31 @@ impl Rig {
             self.sent.retain(|(other, _)| *other != id);
         }
         for request in outbox.store.drain(..) {
-            if let StoreRequest::Open { room } = request {
-                let state = LogState { epoch: 1, last_seq: LINES, last_id: LINES };
-                let log = Some(Log { state, tail: self.records.clone(), keys: Vec::new() });
-                self.opened.push(StoreReply::Opened { room, log });
-            }
+            self.stored.extend(stored(request, &self.records));
         }
     }
 
     /// What a connection was sent since the last call, without the answer to its request.
     pub fn heard(&mut self, id: SessionId) -> Vec<u8> {
         self.down.remove(&id).unwrap_or_default()
+    }
+}
+
+/// What storage did, where every room has these records.
+fn stored(request: StoreRequest, records: &[Arc<Record>]) -> Option<StoreReply> {
+    match request {
+        StoreRequest::Open { room } => {
+            let state = LogState { epoch: 1, last_seq: LINES, last_id: LINES };
+            Some(StoreReply::Opened { room, log: Some(Log { state, tail: records.to_vec(), keys: Vec::new() }) })
+        }
+        StoreRequest::Append(append) => Some(StoreReply::Appended { room: append.room }),
+        StoreRequest::Read { room, wanted, .. } => {
+            let records = records[wanted.first as usize - 1..wanted.last as usize].to_vec();
+            let found =
+                Found { first: wanted.first, records, has_expired: false, more_before: false, more_after: false };
+            Some(StoreReply::Read { room, wanted, found: Ok(found) })
+        }
+        StoreRequest::Forget { .. } => None,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::Target;
 use crate::wire::{Manner, PING, PONG, TEXT, Wire, deflated_frame, frame, raw_frame};
 
-const DEFLATE: Manner = Manner { receive_bytes: None, deflate: true };
+const DEFLATE: Manner = Manner { receive_bytes: None, deflate: true, elsewhere: false };
 
 /// Commands of one message of the size limit.
 const PONGS: usize = 32_700;

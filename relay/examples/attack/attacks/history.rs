@@ -68,7 +68,7 @@ pub async fn pages_deflated(target: Arc<Target>) -> anyhow::Result<()> {
         .each(1, move |target, _| {
             let message = message.clone();
             async move {
-                let manner = Manner { receive_bytes: None, deflate: true };
+                let manner = Manner { deflate: true, ..Manner::default() };
                 let mut wire = Wire::connect_with(target.address, "deflated", manner).await?;
                 target.flood(&mut wire, &message, Some(100_000)).await
             }
@@ -105,7 +105,7 @@ pub async fn pages_from_disk(target: Arc<Target>) -> anyhow::Result<()> {
 pub async fn unread_replies(target: Arc<Target>) -> anyhow::Result<()> {
     target
         .each(150, |target, n| async move {
-            let manner = Manner { receive_bytes: Some(4096), deflate: false };
+            let manner = Manner { receive_bytes: Some(4096), ..Manner::default() };
             let mut wire = Wire::connect_with(target.address, &format!("unread-{n}"), manner).await?;
             let mut commands = wire.command("subscribe", json!({ "channel": ROOM, "recent": 1000 }));
             commands.extend(wire.command("history", json!({ "channel": ROOM, "limit": 1000 })));

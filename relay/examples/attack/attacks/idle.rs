@@ -29,7 +29,7 @@ pub async fn silent(target: Arc<Target>) -> anyhow::Result<()> {
 pub async fn half_requests(target: Arc<Target>) -> anyhow::Result<()> {
     target
         .each(CONNECTIONS, |target, _| async move {
-            let mut stream = Wire::tcp(target.address, None).await?;
+            let mut stream = Wire::tcp(target.address, Manner::default()).await?;
             stream.write_all(b"GET /connection/websocket HTTP/1.1\r\nHost: re").await?;
             drain(&mut stream).await
         })
@@ -39,7 +39,7 @@ pub async fn half_requests(target: Arc<Target>) -> anyhow::Result<()> {
 pub async fn control(target: Arc<Target>) -> anyhow::Result<()> {
     target
         .each(1000, |target, _| async move {
-            let _stream = Wire::tcp(target.control, None).await?;
+            let _stream = Wire::tcp(target.control, Manner::default()).await?;
             sleep(target.left()).await;
             Ok(())
         })

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::wire::Wire;
+use crate::wire::{Manner, Wire};
 
 /// What is attacked, and until when.
 pub struct Target {
@@ -208,7 +208,7 @@ impl Target {
     }
 
     async fn scrape(&self) -> anyhow::Result<()> {
-        let mut stream = Wire::tcp(self.control, None).await?;
+        let mut stream = Wire::tcp(self.control, Manner::default()).await?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n").await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;

@@ -80,7 +80,7 @@ pub async fn slow_readers(target: Arc<Target>) -> anyhow::Result<()> {
                     sleep(Duration::from_millis(10)).await;
                 }
             }
-            let manner = Manner { receive_bytes: Some(1024), deflate: false };
+            let manner = Manner { receive_bytes: Some(1024), ..Manner::default() };
             let mut wire = Wire::connect_with(target.address, &format!("slow-{n}"), manner).await?;
             wire.call("subscribe", json!({ "channel": room })).await?;
             sleep(target.left()).await;
