@@ -16,7 +16,7 @@ const PERIOD_US_MIN: u64 = 20_000;
 /// longer than [`PERIOD_S_SHORT`]: at half of it relay and clients together filled two cores (run 9a605b1-demo). From
 /// [`PERIOD_S_LONG`] on it is [`SHARE_LONG`]: such a core has tens of thousands of members, and needs the rest for the
 /// day they all come back at once (run 7bdca03-storm).
-const SHARE: f64 = 0.42;
+const SHARE: f64 = 0.39;
 const SHARE_LONG: f64 = 0.36;
 const PERIOD_S_SHORT: f64 = 0.45;
 const PERIOD_S_LONG: f64 = 0.7;
