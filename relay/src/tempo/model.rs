@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{CHUNK_VISITS, Load, MessageRate, PERIOD_US_MIN, RATES_US, SENDS_MIN, SHARE_LONG, Tempo};
+use super::{CHUNK_VISITS, Load, MessageRate, PERIOD_US_MIN, RATES_US, SENDS_MIN, SHARE, Tempo};
 
 /// What things cost one thread, microseconds, and what other threads leave it of its core.
 #[derive(Debug, Clone, Copy)]
@@ -418,7 +418,7 @@ fn broken(costs: Costs, arrivals: Arrivals, mut blame: impl FnMut(Step, f64) -> 
 fn no_rate_waits_longer_than_a_higher_one_and_each_settles_and_uses_the_core() {
     let broken = |costs: &Costs| {
         broken(*costs, Arrivals::Even, |step, shortest_ms| {
-            let used = 0.9 * SHARE_LONG.min(costs.free);
+            let used = 0.9 * SHARE.min(costs.free);
             if step.p99_ms.1 > shortest_ms * 1.1 + TURNS_MS {
                 Some(format!("waits longer than a higher rate, {shortest_ms} ms"))
             } else if step.p99_ms.0 > step.p99_ms.1 * SETTLED + TURNS_MS {
