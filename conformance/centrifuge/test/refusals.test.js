@@ -23,7 +23,7 @@ const CLOSE_NO_PONG = 3012;
 const CLOSE_INAPPROPRIATE_PROTOCOL = 3506;
 const CLOSE_NOT_AVAILABLE = 3508;
 
-const relay = await startRelay({ after }, '--rooms-per-session-max', '3', '--session-publish-rate', '5');
+const relay = await startRelay({ after }, '--rooms-per-session-max', '3', '--session-publish-rate', '5', '--publish-burst', '10', '--body-bytes-max', '8192');
 
 test('a room name too long is refused, in subscribe and in publish', async (t) => {
   const { client } = connect(t, relay, 'ann');
