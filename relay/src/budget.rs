@@ -1,8 +1,9 @@
 //! What all shards together may use: the relay's one memory budget, of what clients send and are sent, and its rooms.
 //!
-//! One atomic each for the whole relay. The one of rooms is touched when a room opens or closes. Of memory, a shard counts in its own [`Share`] and takes from the budget, or returns to it, in
-//! coarse grains, so that the atomic is rarely touched and shards share nothing else. What moves to another shard stays
-//! counted: the sender adds it, the receiver gives it back from its own share, which may therefore be below zero.
+//! One atomic each for the whole relay. The one of rooms is touched when a room opens or closes. Of memory, a shard counts
+//! in its own [`Share`] and takes from the budget, or returns to it, in coarse grains, so that the atomic is rarely
+//! touched and shards share nothing else. What moves to another shard stays counted: the sender adds it, the receiver
+//! gives it back from its own share, which may therefore be below zero.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::ErrorCode;
 
-use crate::metrics::{Family, Sample};
+use crate::metrics::{self, Family, Sample};
 use crate::shard::{Shard, Stats};
 
 /// How old counts may be.
@@ -104,10 +104,8 @@ impl All {
         ];
         for (index, count) in Stats::COUNTS.iter().enumerate() {
             let samples = self.samples(count.label, |figures| value(&figures.counts[index]));
-            match families.iter_mut().find(|family| family.name == count.family) {
-                Some(family) => family.samples.extend(samples),
-                None => families.push(Family { name: count.family, help: count.help, is_counter: true, samples }),
-            }
+            let family = Family { name: count.family, help: count.help, is_counter: true, samples };
+            metrics::add(&mut families, family);
         }
         let name = "relay_refusals_total";
         let help = "Commands that were answered with an error, by its code.";

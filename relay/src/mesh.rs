@@ -11,7 +11,7 @@ use storage::{Key, Record};
 use crate::feed::Shared;
 use crate::ids::{Principal, SessionId};
 use crate::room::Waiter;
-use crate::sizes::record_bytes;
+use crate::sizes::records_bytes;
 
 /// One message between cores. `waiter` names the connection and its command.
 #[derive(Debug)]
@@ -89,10 +89,8 @@ impl Mesh {
     pub fn bytes(&self) -> usize {
         let more = match self {
             Self::Publish { body, .. } => body.len(),
-            Self::Deliver { records, .. } => records.iter().map(|record| record_bytes(record)).sum(),
-            Self::Joined { backlog: records, .. } | Self::Page { records, .. } => {
-                records.iter().map(|record| record_bytes(record)).sum()
-            }
+            Self::Deliver { records, .. } => records_bytes(records),
+            Self::Joined { backlog: records, .. } | Self::Page { records, .. } => records_bytes(records),
             _ => 0,
         };
         size_of::<Self>() + more

@@ -30,6 +30,14 @@ impl From<Metric> for Family {
     }
 }
 
+/// Adds figures to those of the same name, which are one family.
+pub fn add(families: &mut Vec<Family>, more: Family) {
+    match families.iter_mut().find(|family| family.name == more.name) {
+        Some(family) => family.samples.extend(more.samples),
+        None => families.push(more),
+    }
+}
+
 /// The exposition format of Prometheus, version 0.0.4.
 pub fn text(families: &[Family]) -> String {
     let mut text = String::new();

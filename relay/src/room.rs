@@ -16,7 +16,7 @@ use crate::ids::SessionId;
 use crate::mesh::Mesh;
 use crate::rate::{Bucket, Rate, publish_tokens};
 use crate::shard::Wanted;
-use crate::sizes::{RECORD_BYTES, record_bytes};
+use crate::sizes::{message_bytes, record_bytes, records_bytes};
 use crate::tempo::MessageRate;
 
 /// Who waits for the outcome of a publish: the connection and its own number for the command.
@@ -40,7 +40,7 @@ pub struct Publish {
 impl Publish {
     /// What it takes in memory, bytes: as much as the record that it becomes.
     fn bytes(&self) -> usize {
-        RECORD_BYTES + self.user.len() + self.body.len() + self.parts.get().bytes().len()
+        message_bytes(&self.user, &self.body, &self.parts)
     }
 }
 
@@ -171,7 +171,7 @@ impl Room {
             flight: None,
             pending_bytes: 0,
             flight_bytes: 0,
-            tail_bytes: tail.iter().map(|record| record_bytes(record)).sum(),
+            tail_bytes: records_bytes(&tail),
             kept_from: 1,
             tail: tail.into(),
             dedupe,

@@ -1,10 +1,12 @@
 //! What a record takes: in memory, and as it is sent.
 
-use protocol::Content;
+use std::sync::Arc;
+
+use protocol::{Content, OwnedParts};
 use storage::Record;
 
 /// What a record takes in memory beside its sender, body and parts, bytes: itself, its count of owners, allocations.
-pub const RECORD_BYTES: usize = 192;
+const RECORD_BYTES: usize = 192;
 /// Names of fields and numbers of a message in the dialect that has most of them, bytes.
 const FIELDS_BYTES: usize = 200;
 /// `{"base64":""}`, and what is missing from the last three bytes.
@@ -16,7 +18,17 @@ const ESCAPED_AT_ONCE: usize = 32;
 
 /// What a record takes in memory, bytes.
 pub fn record_bytes(record: &Record) -> usize {
-    RECORD_BYTES + record.sender.len() + record.body.len() + record.parts.get().bytes().len()
+    message_bytes(&record.sender, &record.body, &record.parts)
+}
+
+/// [`record_bytes`] of the record that a message becomes.
+pub fn message_bytes(sender: &str, body: &[u8], parts: &OwnedParts) -> usize {
+    RECORD_BYTES + sender.len() + body.len() + parts.get().bytes().len()
+}
+
+/// What records take in memory together, bytes.
+pub fn records_bytes(records: &[Arc<Record>]) -> usize {
+    records.iter().map(|record| record_bytes(record)).sum()
 }
 
 /// What a message takes at most when it is sent, bytes: in JSON, where much may have to be escaped.

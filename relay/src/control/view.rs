@@ -8,7 +8,7 @@ use storage::{Metric, Store};
 
 use crate::figures::All;
 use crate::log;
-use crate::metrics::Family;
+use crate::metrics::{self, Family};
 use crate::persist::Counts;
 use crate::serve::Turns;
 
@@ -84,11 +84,8 @@ impl View {
     /// Everything, for `/metrics`.
     pub fn families(&self) -> Vec<Family> {
         let mut families = self.figures.families();
-        for figure in self.turns.metrics().into_iter().map(Family::from) {
-            match families.iter_mut().find(|family| family.name == figure.name) {
-                Some(family) => family.samples.extend(figure.samples),
-                None => families.push(figure),
-            }
+        for figure in self.turns.metrics() {
+            metrics::add(&mut families, figure.into());
         }
         if let Some((store, counts)) = self.store.get() {
             families.extend(counts.metrics().into_iter().map(Family::from));

@@ -20,7 +20,7 @@ use crate::chain::VISIT_BYTES_MAX;
 use crate::ids::SessionId;
 use crate::room::Waiter;
 use crate::session::{Phase, Session, Speaks};
-use crate::sizes::record_bytes;
+use crate::sizes::records_bytes;
 
 /// Bodies of one frame, bytes: a longer run of messages becomes several frames.
 const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
@@ -55,7 +55,7 @@ pub(super) struct Size {
 
 impl Size {
     fn of(room: &str, records: &[Arc<Record>]) -> Self {
-        Self { sent: all_sent_bytes(room, records), memory: records.iter().map(|record| record_bytes(record)).sum() }
+        Self { sent: all_sent_bytes(room, records), memory: records_bytes(records) }
     }
 
     fn and(self, other: Self) -> Self {
@@ -151,19 +151,17 @@ impl Shard {
 
     /// A page of history, with its waiter's tag; it is `spare` messages shorter than it was charged for.
     pub(super) fn on_page(&mut self, waiter: Waiter, spare: u32, page: impl FnOnce(u32) -> Reply) {
-        let Some(mut session) = self.sessions.take(waiter.session) else { return };
-        self.spend(&mut session, -i64::from(spare) * MESSAGE_NS);
-        if let (Phase::Open, Speaks::Dialect(dialect), 1..) = (&session.phase, session.speaks, waiter.tag) {
-            let page = page(waiter.tag);
-            if self.may_owe(&session, &page) {
-                self.owe(&mut session, page);
-            } else {
-                self.refuse_reply(&mut session, dialect, waiter.tag);
+        self.with_session(waiter.session, |shard, session| {
+            shard.spend(session, -i64::from(spare) * MESSAGE_NS);
+            if let (Phase::Open, Speaks::Dialect(dialect), 1..) = (&session.phase, session.speaks, waiter.tag) {
+                let page = page(waiter.tag);
+                if shard.may_owe(session, &page) {
+                    shard.owe(session, page);
+                } else {
+                    shard.refuse_reply(session, dialect, waiter.tag);
+                }
             }
-        }
-        self.regulate(&mut session);
-        self.mark(&mut session);
-        self.sessions.put(session);
+        });
     }
 
     /// There is no room for a reply among those that wait: its command may be tried again.

@@ -55,8 +55,7 @@ impl Shard {
                 all
             }
             handshake::Request::Refused { response } => {
-                session.heard_ds = self.now.ds();
-                refuse(session, response);
+                self.refuse_request(session, response);
                 head.len()
             }
             handshake::Request::Upgrade { upgrade, used } => {
@@ -68,35 +67,37 @@ impl Shard {
 
     /// A request that does not come in time.
     pub(super) fn time_out(&mut self, session: &mut Session) {
-        session.heard_ds = self.now.ds();
-        let mut response = Vec::new();
-        handshake::refuse(408, "No whole request came in time (--connect-timeout-ms).\n", None, &mut response);
-        refuse(session, response);
+        self.turn_down(session, 408, "No whole request came in time (--connect-timeout-ms).\n", None);
         self.mark(session);
     }
 
     /// There is no memory for requests that stay half-way.
     pub(super) fn turn_away(&mut self, session: &mut Session) {
-        session.heard_ds = self.now.ds();
+        self.turn_down(session, 503, SHORT, Some(FULL_RETRY_S));
+    }
+
+    /// Answers a request with this status, and with when to try again, seconds.
+    fn turn_down(&mut self, session: &mut Session, status: u16, body: &str, retry_after_s: Option<u32>) {
         let mut response = Vec::new();
-        handshake::refuse(503, SHORT, Some(FULL_RETRY_S), &mut response);
-        refuse(session, response);
+        handshake::refuse(status, body, retry_after_s, &mut response);
+        self.refuse_request(session, response);
+    }
+
+    fn refuse_request(&mut self, session: &mut Session, response: Vec<u8>) {
+        session.heard_ds = self.now.ds();
+        session.replies = response;
+        session.phase = Phase::Closing;
+        session.close_when_sent = true;
     }
 
     fn on_upgrade(&mut self, session: &mut Session, upgrade: &Upgrade) {
-        session.heard_ds = self.now.ds();
-        let answer = |status, body: &str, retry_after_s| {
-            let mut response = Vec::new();
-            handshake::refuse(status, body, retry_after_s, &mut response);
-            response
-        };
         if session.refused {
             self.stats.full += 1;
-            return refuse(session, answer(503, FULL, Some(FULL_RETRY_S)));
+            return self.turn_down(session, 503, FULL, Some(FULL_RETRY_S));
         }
         let subprotocol = if self.setup.echo {
             if upgrade.path != ECHO_PATH {
-                return refuse(session, answer(404, &format!("Only {ECHO_PATH} is served here."), None));
+                return self.turn_down(session, 404, &format!("Only {ECHO_PATH} is served here."), None);
             }
             session.speaks = Speaks::Echo;
             None
@@ -107,12 +108,13 @@ impl Shard {
                     session.speaks = Speaks::Dialect(dialect);
                     subprotocol
                 }
-                Err(malformed) => return refuse(session, answer(400, &malformed.0, None)),
+                Err(malformed) => return self.turn_down(session, 400, &malformed.0, None),
             }
         } else {
             let body = format!("No WebSocket here. Use {} or {}.\n", protocol::native::PATH, centrifuge::PATH);
-            return refuse(session, answer(404, &body, None));
+            return self.turn_down(session, 404, &body, None);
         };
+        session.heard_ds = self.now.ds();
         session.deflate = upgrade.deflate;
         session.decoder = self.decoder(session.deflate);
         handshake::accept(upgrade, subprotocol, session.deflate, &mut session.replies);
@@ -290,9 +292,3 @@ pub(super) type Refusal = (ErrorCode, &'static str, u32);
 
 /// After `busy`, clients try again this much later, milliseconds.
 pub(super) const BUSY_RETRY_MS: u32 = 500;
-
-fn refuse(session: &mut Session, response: Vec<u8>) {
-    session.replies = response;
-    session.phase = Phase::Closing;
-    session.close_when_sent = true;
-}

@@ -227,12 +227,17 @@ impl Shard {
     }
 
     /// Runs `work` on a session, which is taken out of the table meanwhile; then looks at what it may go on with.
-    pub(super) fn with_session(&mut self, id: SessionId, work: impl FnOnce(&mut Self, &mut Session)) {
-        let Some(mut session) = self.sessions.take(id) else { return };
-        work(self, &mut session);
+    pub(super) fn with_session<T>(
+        &mut self,
+        id: SessionId,
+        work: impl FnOnce(&mut Self, &mut Session) -> T,
+    ) -> Option<T> {
+        let mut session = self.sessions.take(id)?;
+        let result = work(self, &mut session);
         self.regulate(&mut session);
         self.mark(&mut session);
         self.sessions.put(session);
+        Some(result)
     }
 
     /// Whether a session goes on with what is left of it, and whether its ring receives.

@@ -134,32 +134,29 @@ impl Shard {
             feed.reset(head);
         }
         let backlog = Reply::backlog(room.clone(), backlog);
-        let open = self.sessions.take(waiter.session).map(|mut session| {
+        let open = self.with_session(waiter.session, |shard, session| {
             let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
             let mut member = session.encoding().zip(joining);
             if let Some((encoding, n)) = member
-                && !self.may_owe(&session, &backlog)
+                && !shard.may_owe(session, &backlog)
             {
                 session.rooms.swap_remove(n);
                 member = None;
-                self.refuse_reply(&mut session, encoding.dialect, waiter.tag);
+                shard.refuse_reply(session, encoding.dialect, waiter.tag);
             }
             if let Some((encoding, n)) = member {
-                let feed = self.feed(index);
+                let feed = shard.feed(index);
                 let (at, cursor) = feed.add(session.id, encoding, resume);
                 (session.rooms[n].at, session.rooms[n].cursor) = (at, cursor);
                 session.more = resume < head;
-                self.stats.resumed += u64::from(session.more);
+                shard.stats.resumed += u64::from(session.more);
                 let dialect = encoding.dialect;
                 let joined = Event::Joined { room: &room, epoch, from, head, recovering, recovered };
-                self.say(&mut session, dialect, waiter.tag, &joined);
+                shard.say(session, dialect, waiter.tag, &joined);
                 if !backlog.is_empty() {
-                    self.owe(&mut session, backlog);
+                    shard.owe(session, backlog);
                 }
             }
-            self.regulate(&mut session);
-            self.mark(&mut session);
-            self.sessions.put(session);
             member.is_some()
         });
         if open != Some(true) {
@@ -242,14 +239,12 @@ impl Shard {
         if waiter.tag == 0 {
             return;
         }
-        let Some(mut session) = self.sessions.take(waiter.session) else { return };
-        self.close_swamped(&mut session);
-        if let (Phase::Open, Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
-            self.say(&mut session, dialect, waiter.tag, event);
-        }
-        self.regulate(&mut session);
-        self.mark(&mut session);
-        self.sessions.put(session);
+        self.with_session(waiter.session, |shard, session| {
+            shard.close_swamped(session);
+            if let (Phase::Open, Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
+                shard.say(session, dialect, waiter.tag, event);
+            }
+        });
     }
 
     /// One send to one connection, if none is in flight: the rest of the last one, private bytes, or the next bytes of

@@ -4,7 +4,8 @@
 //! commands and [`order`] lets them go on in their order, [`owner`] runs the rooms this shard owns, which [`table`]
 //! finds, loads and forgets, [`member`] serves the members connected here, [`backlog`] what is sent to one of them alone
 //! in pieces, [`holdings`] counts what each connection holds, [`fanout`] says when each is visited, [`upkeep`] is what
-//! time alone causes. `session`, `room` and `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
+//! time alone causes. `session`, `room` and `feed` do the work. No I/O, no clock, no runtime: the run loop and the
+//! simulation drive it the same way.
 
 mod backlog;
 mod command;

@@ -15,7 +15,7 @@ use crate::dedupe::Known;
 use crate::feed::Shared;
 use crate::mesh::Mesh;
 use crate::room::{Log, Most, Publish, Room, Verdict, Waiter};
-use crate::sizes::record_bytes;
+use crate::sizes::{record_bytes, records_bytes};
 
 /// What one append has at most.
 const APPEND: Most = Most { messages: 1024, bytes: 1 << 20 };
@@ -269,7 +269,7 @@ impl Shard {
 
     /// A reply with these records can be made.
     fn has_memory_for(&self, records: &[Arc<Record>]) -> bool {
-        records.is_empty() || self.memory.allows(Use::Answer, records.iter().map(|record| record_bytes(record)).sum())
+        records.is_empty() || self.memory.allows(Use::Answer, records_bytes(records))
     }
 
     /// The durable records to be told, those that are wanted or fewer of them, from what storage read (`extra`) and the
