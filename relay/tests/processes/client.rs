@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 use protocol::frame::{self, Decoder, Deflater, Incoming, Inflater, Opcode, Role};
 use protocol::handshake::{self, Response};
@@ -201,11 +202,12 @@ impl Client {
 
     /// The next event that is no ping.
     pub fn next(&mut self) -> (u32, Event) {
+        let until = Instant::now() + DEADLINE;
         loop {
             match self.events.pop_front() {
                 Some((_, Event::Ping)) => {}
                 Some(event) => return event,
-                None => self.fill(),
+                None => self.fill_until(until),
             }
         }
     }
@@ -227,6 +229,7 @@ impl Client {
     }
 
     fn find(&mut self, is_it: impl Fn(u32, &Event) -> bool) -> Event {
+        let until = Instant::now() + DEADLINE;
         let mut looked_at = 0;
         loop {
             while let Some((tag, event)) = self.events.get(looked_at) {
@@ -236,7 +239,7 @@ impl Client {
                 assert!(*event != Event::Ended, "the relay ended the connection: {:?}", self.events);
                 looked_at += 1;
             }
-            self.fill();
+            self.fill_until(until);
         }
     }
 
@@ -334,7 +337,9 @@ impl Client {
         self.fill_from(&mut vec![0; bytes_max]);
     }
 
-    fn fill(&mut self) {
+    /// Reads once. Pings that come for ever do not count as an answer.
+    fn fill_until(&mut self, until: Instant) {
+        assert!(Instant::now() < until, "what is waited for did not come; what came: {:?}", self.events);
         self.fill_from(&mut [0; 16 * 1024]);
     }
 
