@@ -351,7 +351,7 @@ impl<'w> Crowd<'w> {
             Received::GoingAway { reconnect_after_ms, .. } => {
                 self.advice.insert(place, reconnect_after_ms.into());
             }
-            Received::Connected { .. } | Received::Pong => {}
+            Received::Connected { .. } | Received::Pong | Received::Ping => {}
             Received::Batch { .. } | Received::History { .. } | Received::Left { .. } => {
                 self.fault(place, "a reply to a command that was not sent");
             }

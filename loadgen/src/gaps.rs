@@ -153,8 +153,9 @@ impl<'w> Connection<'w> {
                 match message {
                     None => break,
                     Some(Incoming::Binary(payload)) => {
-                        let (of, event) = self.world.target.read(payload).map_err(|error| error.to_string())?;
-                        taken = (of == tag).then(|| take(&event));
+                        let payload = self.world.target.complete(payload);
+                        let (of, event) = self.world.target.read(&payload).map_err(|error| error.to_string())?;
+                        taken = event.filter(|_| of == tag).map(|event| take(&event));
                     }
                     Some(Incoming::Close { reason, .. }) => return Err(format!("closed by the server: {reason}")),
                     Some(_) => {}

@@ -57,10 +57,39 @@ pub enum Command<'a> {
     },
 }
 
+impl Request<'_> {
+    /// The same without a borrow.
+    pub fn into_owned(self) -> Request<'static> {
+        Request { tag: self.tag, command: self.command.into_owned() }
+    }
+}
+
 impl<'a> Command<'a> {
     /// A page of history in ascending order, of whatever epoch.
     pub fn history(room: impl Into<Cow<'a, str>>, page: Page, limit: u32) -> Self {
         Self::History { room: room.into(), page, limit, epoch: None, newest_first: false }
+    }
+
+    /// The same without a borrow.
+    pub fn into_owned(self) -> Command<'static> {
+        fn owned<T: ?Sized + ToOwned>(text: Cow<'_, T>) -> Cow<'static, T> {
+            Cow::Owned(text.into_owned())
+        }
+        match self {
+            Self::Connect { user, device } => Command::Connect { user: user.map(owned), device: device.map(owned) },
+            Self::Join { room, start } => Command::Join { room: owned(room), start },
+            Self::Leave { room } => Command::Leave { room: owned(room) },
+            Self::Publish { room, content, body, key } => {
+                Command::Publish { room: owned(room), content, body: owned(body), key: key.map(owned) }
+            }
+            Self::History { room, page, limit, epoch, newest_first } => {
+                Command::History { room: owned(room), page, limit, epoch, newest_first }
+            }
+            Self::Ping => Command::Ping,
+            Self::Pong => Command::Pong,
+            Self::Unsupported => Command::Unsupported,
+            Self::Refused { code, why } => Command::Refused { code, why: owned(why) },
+        }
     }
 
     /// The room it is about, if it is about one.

@@ -70,10 +70,10 @@ pub struct Message<'a> {
     pub parts: Parts<'a>,
 }
 
-/// One set of events for all dialects.
+/// One set of events for all dialects. A client may have the messages in another form, `M`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a field is what its name says, the rest stands at its variant")]
-pub enum Event<'a> {
+pub enum Event<'a, M = &'a [Message<'a>]> {
     /// Reply to connect: who the relay takes the client for; `session` is unique per relay process, `client` for ever.
     Connected {
         user: &'a str,
@@ -110,12 +110,12 @@ pub enum Event<'a> {
         room: &'a str,
         epoch: u64,
         head: u64,
-        messages: &'a [Message<'a>],
+        messages: M,
     },
     /// Messages of a room, ascending and without holes. The same bytes for every member.
     Batch {
         room: &'a str,
-        messages: &'a [Message<'a>],
+        messages: M,
     },
     /// The messages `from..=to` will not be sent to this slow member; history has them.
     Gap {

@@ -1,5 +1,4 @@
-//! The native dialect: one binary WebSocket message is one rkyv archive of [`wire::Up`] or [`wire::Down`], checked on
-//! receipt.
+//! The native dialect: one binary WebSocket message is a header and one rkyv archive ([`wire`]), checked on receipt.
 //!
 //! Messages travel packed by hand (plain rkyv structs cost 49 bytes a line): see `protocol/README.md` for the layout.
 
@@ -11,12 +10,13 @@ mod tests;
 
 use std::{borrow::Cow, ops::ControlFlow};
 
-use rkyv::{api::high::to_bytes_in, boxed::ArchivedBox, option::ArchivedOption, rancor};
+use rkyv::{boxed::ArchivedBox, option::ArchivedOption, primitive::ArchivedU64};
 
 pub use packed::Packed;
+use wire::{Header, down, up};
 
 use crate::{
-    ClientId, Command, Content, Event, Request,
+    ClientId, Command, Content, Event, Page, Request, Start,
     dialect::{Dialect, Malformed},
     event::{Close, ErrorCode},
     frame::{self, Incoming, Opcode},
@@ -25,9 +25,9 @@ use crate::{
 /// Where the relay serves it.
 pub const PATH: &str = "/native";
 /// The versioned sub-protocol.
-pub const SUBPROTOCOL: &str = "relay.native.v1";
+pub const SUBPROTOCOL: &str = "relay.native.v2";
 /// The same with the optional parts of messages. It goes before the other when both are offered.
-pub const SUBPROTOCOL_PARTS: &str = "relay.native.v1.parts";
+pub const SUBPROTOCOL_PARTS: &str = "relay.native.v2.parts";
 
 pub(crate) fn choose_subprotocol(offered: &[String]) -> Result<(Dialect, Option<&'static str>), Malformed> {
     if offered.is_empty() {
@@ -76,32 +76,80 @@ pub(crate) fn decode<'a>(
 }
 
 fn decode_request(payload: &[u8]) -> Result<Request<'_>, Malformed> {
-    let up = rkyv::access::<wire::ArchivedUp<'_>, rancor::Failure>(payload).map_err(unreadable)?;
-    let command = match &up.command {
-        wire::ArchivedCommand::Connect { user, device } => Command::Connect { user: text(user), device: text(device) },
-        wire::ArchivedCommand::Join { room, start } => Command::Join { room: Cow::Borrowed(room), start: start.into() },
-        wire::ArchivedCommand::Leave { room } => Command::Leave { room: Cow::Borrowed(room) },
-        wire::ArchivedCommand::Publish { room, content, body, key } => match Content::from_u8(*content) {
-            Some(content) => {
-                Command::Publish { room: Cow::Borrowed(room), content, body: Cow::Borrowed(body), key: text(key) }
+    match wire::complete(payload, up::root_bytes) {
+        Cow::Borrowed(payload) => read_request(payload),
+        Cow::Owned(payload) => read_request(&payload).map(Request::into_owned),
+    }
+    .ok_or_else(unreadable)
+}
+
+fn read_request(payload: &[u8]) -> Option<Request<'_>> {
+    let header = Header::read(payload)?;
+    let command = match header.kind {
+        up::CONNECT => {
+            let wire::ArchivedConnect { user, device } = header.root(payload)?;
+            Command::Connect { user: text(user), device: text(device) }
+        }
+        up::JOIN => {
+            let wire::ArchivedJoin { room, start, position, epoch } = header.root(payload)?;
+            match read_start(*start, position.to_native(), number(epoch)) {
+                Some(start) => Command::Join { room: Cow::Borrowed(room), start },
+                None => unknown("start", *start),
             }
-            None => Command::Refused {
-                code: ErrorCode::BadRequest,
-                why: format!("content type {content} is unknown").into(),
-            },
-        },
-        wire::ArchivedCommand::History { room, page, limit } => Command::History {
-            room: Cow::Borrowed(room),
-            page: page.into(),
-            limit: limit.to_native(),
-            epoch: None,
-            newest_first: false,
-        },
-        wire::ArchivedCommand::Ping => Command::Ping,
-        wire::ArchivedCommand::Pong => Command::Pong,
-        wire::ArchivedCommand::Unsupported => Command::Unsupported,
+        }
+        up::LEAVE => {
+            let wire::ArchivedLeave { room } = header.root(payload)?;
+            Command::Leave { room: Cow::Borrowed(room) }
+        }
+        up::PUBLISH => {
+            let wire::ArchivedPublish { room, content, body, key } = header.root(payload)?;
+            match Content::from_u8(*content) {
+                Some(content) => {
+                    Command::Publish { room: Cow::Borrowed(room), content, body: Cow::Borrowed(body), key: text(key) }
+                }
+                None => unknown("content type", *content),
+            }
+        }
+        up::HISTORY => {
+            let wire::ArchivedHistory { room, page, position, limit, epoch } = header.root(payload)?;
+            match read_page(*page, position.to_native()) {
+                Some(page) => Command::History {
+                    room: Cow::Borrowed(room),
+                    page,
+                    limit: limit.to_native(),
+                    epoch: number(epoch),
+                    newest_first: false,
+                },
+                None => unknown("page", *page),
+            }
+        }
+        up::PING => Command::Ping,
+        up::PONG => Command::Pong,
+        _ => Command::Unsupported,
     };
-    Ok(Request { tag: up.tag.to_native(), command })
+    Some(Request { tag: header.tag, command })
+}
+
+fn unknown(what: &str, number: u8) -> Command<'static> {
+    Command::Refused { code: ErrorCode::BadRequest, why: format!("{what} {number} is unknown").into() }
+}
+
+fn read_start(start: u8, position: u64, epoch: Option<u64>) -> Option<Start> {
+    match start {
+        0 => Some(Start::Recent(u32::try_from(position).unwrap_or(u32::MAX))),
+        1 => Some(Start::Since { seq: position, epoch }),
+        _ => None,
+    }
+}
+
+fn read_page(page: u8, position: u64) -> Option<Page> {
+    match page {
+        0 => Some(Page::Newest),
+        1 => Some(Page::Before(position)),
+        2 => Some(Page::After(position)),
+        3 => Some(Page::Around(position)),
+        _ => None,
+    }
 }
 
 pub(crate) fn encode(tag: u32, event: &Event<'_>, with_parts: bool, out: &mut Vec<u8>) {
@@ -122,126 +170,140 @@ fn encode_event(tag: u32, event: &Event<'_>, with_parts: bool, out: &mut Vec<u8>
         count: messages.len() as u32,
         bytes: &bytes,
     };
-    let event = match *event {
+    match *event {
         Event::Connected { user, session, client, ping_s } => {
-            wire::Event::Connected { user, session, ping_s, client: client.0 }
+            wire::write(tag, down::CONNECTED, &wire::Connected { user, session, ping_s, client: client.0 }, out);
         }
         Event::Joined { room, epoch, from, head, recovering, recovered } => {
-            wire::Event::Joined { room, epoch, from, head, recovering, recovered }
+            wire::write(tag, down::JOINED, &wire::Joined { room, epoch, from, head, recovering, recovered }, out);
         }
-        Event::Left { room } => wire::Event::Left { room },
-        Event::Acked { room, seq, id } => wire::Event::Acked { room, seq, id },
+        Event::Left { room } => wire::write(tag, down::LEFT, &wire::Left { room }, out),
+        Event::Acked { room, seq, id } => wire::write(tag, down::ACKED, &wire::Acked { room, seq, id }, out),
         Event::History { room, epoch, head, messages } => {
-            wire::Event::History { room, epoch, head, messages: packed(messages) }
+            wire::write(tag, down::PAGE, &wire::Page { room, epoch, head, messages: packed(messages) }, out);
         }
-        Event::Batch { room, messages } => wire::Event::Batch { room, messages: packed(messages) },
-        Event::Gap { room, from, to } => wire::Event::Gap { room, from, to },
+        Event::Batch { room, messages } => {
+            wire::write(tag, down::BATCH, &wire::Batch { room, messages: packed(messages) }, out);
+        }
+        Event::Gap { room, from, to } => wire::write(tag, down::GAP, &wire::Gap { room, from, to }, out),
         Event::Error { code, message, retry_after_ms } => {
-            wire::Event::Error { code: code as u16, message, retry_after_ms, seq: 0, id: 0 }
+            let code = code as u16;
+            wire::write(tag, down::ERROR, &wire::Error { code, message, retry_after_ms, seq: 0, id: 0 }, out);
         }
         Event::KeyTaken { seq, id } => {
-            return encode_key_taken(tag, &ErrorCode::KeyTaken.to_string(), (seq, id), out);
+            let (code, message) = (ErrorCode::KeyTaken as u16, &*ErrorCode::KeyTaken.to_string());
+            wire::write(tag, down::ERROR, &wire::Error { code, message, retry_after_ms: 0, seq, id }, out);
         }
-        Event::GoingAway { reason, reconnect_after_ms } => wire::Event::GoingAway { reason, reconnect_after_ms },
-        Event::Pong => wire::Event::Pong,
-        Event::Ping => return,
-    };
-    write(&wire::Down { tag, event }, out);
-}
-
-/// The error that says where the message with the key is.
-fn encode_key_taken(tag: u32, message: &str, (seq, id): (u64, u64), out: &mut Vec<u8>) {
-    let code = ErrorCode::KeyTaken as u16;
-    write(&wire::Down { tag, event: wire::Event::Error { code, message, retry_after_ms: 0, seq, id } }, out);
-}
-
-fn write(down: &wire::Down<'_>, out: &mut Vec<u8>) {
-    to_bytes_in::<_, rancor::Error>(down, out).expect("a Vec takes every byte");
+        Event::GoingAway { reason, reconnect_after_ms } => {
+            wire::write(tag, down::GOING_AWAY, &wire::GoingAway { reason, reconnect_after_ms }, out);
+        }
+        Event::Pong => wire::write(tag, down::PONG, &(), out),
+        Event::Ping => {}
+    }
 }
 
 /// A client's side: appends the payload of one command (not framed; the client masks it, `frame::write_masked`).
 pub fn encode_request(request: &Request<'_>, out: &mut Vec<u8>) {
-    let command = match &request.command {
+    let tag = request.tag;
+    match &request.command {
         Command::Connect { user, device } => {
-            wire::Command::Connect { user: user.as_deref(), device: device.as_deref() }
+            let root = wire::Connect { user: user.as_deref(), device: device.as_deref() };
+            wire::write(tag, up::CONNECT, &root, out);
         }
-        Command::Join { room, start } => wire::Command::Join { room, start: (*start).into() },
-        Command::Leave { room } => wire::Command::Leave { room },
+        Command::Join { room, start } => {
+            let (start, position, epoch) = match *start {
+                Start::Recent(count) => (0, u64::from(count), None),
+                Start::Since { seq, epoch } => (1, seq, epoch),
+            };
+            wire::write(tag, up::JOIN, &wire::Join { room, start, position, epoch }, out);
+        }
+        Command::Leave { room } => wire::write(tag, up::LEAVE, &wire::Leave { room }, out),
         Command::Publish { room, content, body, key } => {
-            wire::Command::Publish { room, content: *content as u8, body, key: key.as_deref() }
+            let root = wire::Publish { room, content: *content as u8, body, key: key.as_deref() };
+            wire::write(tag, up::PUBLISH, &root, out);
         }
-        Command::History { room, page, limit, .. } => {
-            wire::Command::History { room, page: (*page).into(), limit: *limit }
+        Command::History { room, page, limit, epoch, .. } => {
+            let (page, position) = match *page {
+                Page::Newest => (0, 0),
+                Page::Before(seq) => (1, seq),
+                Page::After(seq) => (2, seq),
+                Page::Around(seq) => (3, seq),
+            };
+            wire::write(tag, up::HISTORY, &wire::History { room, page, position, limit: *limit, epoch: *epoch }, out);
         }
-        Command::Ping => wire::Command::Ping,
-        Command::Pong => wire::Command::Pong,
-        Command::Unsupported | Command::Refused { .. } => wire::Command::Unsupported,
-    };
-    to_bytes_in::<_, rancor::Error>(&wire::Up { tag: request.tag, command }, out).expect("a Vec takes every byte");
+        Command::Ping => wire::write(tag, up::PING, &(), out),
+        Command::Pong => wire::write(tag, up::PONG, &(), out),
+        Command::Unsupported | Command::Refused { .. } => wire::write(tag, up::NONE, &(), out),
+    }
 }
 
-/// A client's side: one event from the relay, borrowed from the frame. Messages stay packed until they are iterated.
-/// The fields are those of [`Event`].
-#[derive(Debug)]
-#[expect(missing_docs, reason = "documented at Event")]
-pub enum Received<'a> {
-    Connected { user: &'a str, session: u64, client: ClientId, ping_s: u32 },
-    Joined { room: &'a str, epoch: u64, from: u64, head: u64, recovering: bool, recovered: bool },
-    Left { room: &'a str },
-    Acked { room: &'a str, seq: u64, id: u64 },
-    History { room: &'a str, epoch: u64, head: u64, messages: Packed<'a> },
-    Batch { room: &'a str, messages: Packed<'a> },
-    Gap { room: &'a str, from: u64, to: u64 },
-    Error { code: ErrorCode, message: &'a str, retry_after_ms: u32 },
-    KeyTaken { seq: u64, id: u64 },
-    GoingAway { reason: &'a str, reconnect_after_ms: u32 },
-    Pong,
+/// A client's side: an event from the relay, borrowed from the frame. Messages stay packed until they are iterated.
+pub type Received<'a> = Event<'a, Packed<'a>>;
+
+/// A client's side: reads one binary message of the relay. Gives `(tag, event)`, and no event for a kind that a later
+/// version has. A message of an earlier version goes through [`complete`] first.
+pub fn decode_event(payload: &[u8]) -> Result<(u32, Option<Received<'_>>), Malformed> {
+    read_event(payload).ok_or_else(unreadable)
 }
 
-/// A client's side: reads one binary message of the relay. Gives `(tag, event)`.
-pub fn decode_event(payload: &[u8]) -> Result<(u32, Received<'_>), Malformed> {
-    let down = rkyv::access::<wire::ArchivedDown<'_>, rancor::Failure>(payload).map_err(unreadable)?;
-    let event = match &down.event {
-        wire::ArchivedEvent::Connected { user, session, ping_s, client } => Received::Connected {
-            user,
-            session: session.to_native(),
-            client: ClientId(client.to_native()),
-            ping_s: ping_s.to_native(),
-        },
-        wire::ArchivedEvent::Joined { room, epoch, from, head, recovering, recovered } => Received::Joined {
-            room,
-            epoch: epoch.to_native(),
-            from: from.to_native(),
-            head: head.to_native(),
-            recovering: *recovering,
-            recovered: *recovered,
-        },
-        wire::ArchivedEvent::Left { room } => Received::Left { room },
-        wire::ArchivedEvent::Acked { room, seq, id } => {
-            Received::Acked { room, seq: seq.to_native(), id: id.to_native() }
+/// A client's side: the message with zeros for the fields that the relay's version did not have.
+pub fn complete(payload: &[u8]) -> Cow<'_, [u8]> {
+    wire::complete(payload, down::root_bytes)
+}
+
+fn read_event(payload: &[u8]) -> Option<(u32, Option<Received<'_>>)> {
+    let header = Header::read(payload)?;
+    let event = match header.kind {
+        down::CONNECTED => {
+            let wire::ArchivedConnected { user, session, ping_s, client } = header.root(payload)?;
+            let (session, client) = (session.to_native(), ClientId(client.to_native()));
+            Event::Connected { user, session, client, ping_s: ping_s.to_native() }
         }
-        wire::ArchivedEvent::History { room, epoch, head, messages } => {
-            Received::History { room, epoch: epoch.to_native(), head: head.to_native(), messages: messages.into() }
+        down::JOINED => {
+            let wire::ArchivedJoined { room, epoch, from, head, recovering, recovered } = header.root(payload)?;
+            let (epoch, from, head) = (epoch.to_native(), from.to_native(), head.to_native());
+            Event::Joined { room, epoch, from, head, recovering: *recovering, recovered: *recovered }
         }
-        wire::ArchivedEvent::Batch { room, messages } => Received::Batch { room, messages: messages.into() },
-        wire::ArchivedEvent::Gap { room, from, to } => {
-            Received::Gap { room, from: from.to_native(), to: to.to_native() }
+        down::LEFT => {
+            let wire::ArchivedLeft { room } = header.root(payload)?;
+            Event::Left { room }
         }
-        wire::ArchivedEvent::Error { code, seq, id, .. } if *code == ErrorCode::KeyTaken as u16 => {
-            Received::KeyTaken { seq: seq.to_native(), id: id.to_native() }
+        down::ACKED => {
+            let wire::ArchivedAcked { room, seq, id } = header.root(payload)?;
+            Event::Acked { room, seq: seq.to_native(), id: id.to_native() }
         }
-        wire::ArchivedEvent::Error { code, message, retry_after_ms, .. } => Received::Error {
-            code: ErrorCode::from_u16(code.to_native())
-                .ok_or_else(|| Malformed(format!("error code {code} is unknown")))?,
-            message,
-            retry_after_ms: retry_after_ms.to_native(),
-        },
-        wire::ArchivedEvent::GoingAway { reason, reconnect_after_ms } => {
-            Received::GoingAway { reason, reconnect_after_ms: reconnect_after_ms.to_native() }
+        down::PAGE => {
+            let wire::ArchivedPage { room, epoch, head, messages } = header.root(payload)?;
+            Event::History { room, epoch: epoch.to_native(), head: head.to_native(), messages: messages.into() }
         }
-        wire::ArchivedEvent::Pong => Received::Pong,
+        down::BATCH => {
+            let wire::ArchivedBatch { room, messages } = header.root(payload)?;
+            Event::Batch { room, messages: messages.into() }
+        }
+        down::GAP => {
+            let wire::ArchivedGap { room, from, to } = header.root(payload)?;
+            Event::Gap { room, from: from.to_native(), to: to.to_native() }
+        }
+        down::ERROR => {
+            let wire::ArchivedError { code, message, retry_after_ms, seq, id } = header.root(payload)?;
+            match ErrorCode::from_u16(code.to_native()) {
+                Some(ErrorCode::KeyTaken) => Event::KeyTaken { seq: seq.to_native(), id: id.to_native() },
+                // A code of a later version: its message says what it is.
+                code => Event::Error {
+                    code: code.unwrap_or(ErrorCode::Internal),
+                    message,
+                    retry_after_ms: retry_after_ms.to_native(),
+                },
+            }
+        }
+        down::GOING_AWAY => {
+            let wire::ArchivedGoingAway { reason, reconnect_after_ms } = header.root(payload)?;
+            Event::GoingAway { reason, reconnect_after_ms: reconnect_after_ms.to_native() }
+        }
+        down::PONG => Event::Pong,
+        _ => return Some((header.tag, None)),
     };
-    Ok((down.tag.to_native(), event))
+    Some((header.tag, Some(event)))
 }
 
 impl<'a> From<&'a wire::ArchivedPacked<'_>> for Packed<'a> {
@@ -254,7 +316,10 @@ fn text(text: &ArchivedOption<ArchivedBox<str>>) -> Option<Cow<'_, str>> {
     text.as_ref().map(|text| Cow::Borrowed(&**text))
 }
 
-/// What the archive's own error says without a debug build is how to make one.
-fn unreadable(_: rancor::Failure) -> Malformed {
-    Malformed(format!("not an archive of {SUBPROTOCOL}"))
+fn number(number: &ArchivedOption<ArchivedU64>) -> Option<u64> {
+    number.as_ref().map(|number| number.to_native())
+}
+
+fn unreadable() -> Malformed {
+    Malformed(format!("not a message of {SUBPROTOCOL}"))
 }

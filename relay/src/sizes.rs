@@ -103,7 +103,7 @@ mod tests {
             let counted: usize = FIELDS_BYTES + records.iter().map(|record| sent_bytes(&room, record)).sum::<usize>();
             let messages: Vec<_> = records.iter().map(Record::message).collect();
             for dialect in Dialect::ALL {
-                let page = Event::History { room: &room, epoch: u64::MAX, head: u64::MAX, messages: &messages };
+                let page = Event::History { room: &room, epoch: u64::MAX, head: u64::MAX, messages: &messages[..] };
                 for (tag, event) in [(u32::MAX, page), (0, Event::Batch { room: &room, messages: &messages })] {
                     let mut sent = Vec::new();
                     dialect.encode(tag, &event, &mut sent);

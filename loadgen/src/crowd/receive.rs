@@ -169,11 +169,12 @@ impl Crowd<'_> {
     }
 
     fn on_plain(&mut self, place: u32, plain: &[u8], payload: Payload<'_>, now_ns: u64) {
-        match self.world.target.read(plain) {
-            Ok((_, Received::Batch { room, messages })) => {
+        match self.world.target.read(&self.world.target.complete(plain)) {
+            Ok((_, Some(Received::Batch { room, messages }))) => {
                 self.on_batch(place, room, &messages, Arrival { payload, inflated_bytes: plain.len(), now_ns });
             }
-            Ok((tag, event)) => self.on_event(place, tag, &event, now_ns),
+            Ok((tag, Some(event))) => self.on_event(place, tag, &event, now_ns),
+            Ok((_, None)) => {}
             Err(error) => self.fail(place, format!("unreadable event: {}", without_numbers(&error.to_string()))),
         }
     }

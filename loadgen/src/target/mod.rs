@@ -2,6 +2,7 @@
 
 pub mod native;
 
+use std::borrow::Cow;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use protocol::Start;
@@ -70,8 +71,15 @@ impl Target {
         }
     }
 
-    /// Reads what the server said in one binary WebSocket message: (tag, event).
-    pub fn read(self, payload: &[u8]) -> Result<(u32, Received<'_>), Malformed> {
+    /// What the server said in one binary WebSocket message, with what its version leaves out.
+    pub fn complete(self, payload: &[u8]) -> Cow<'_, [u8]> {
+        match self {
+            Self::Native => protocol::native::complete(payload),
+        }
+    }
+
+    /// Reads a complete message: (tag, event). No event when it is of a kind that only a later version has.
+    pub fn read(self, payload: &[u8]) -> Result<(u32, Option<Received<'_>>), Malformed> {
         match self {
             Self::Native => protocol::native::decode_event(payload),
         }

@@ -88,7 +88,7 @@ pub fn alter(frame: &[u8]) -> Option<Vec<u8>> {
     let mut inflater = Inflater::new();
     let mut body = |frame: &[u8]| {
         let Ok(Incoming::Binary(plain)) = inflater.inflate(Opcode::Binary, &frame[2..], 1 << 20) else { return None };
-        let Ok((_, Received::Batch { messages, .. })) = decode_event(plain) else { return None };
+        let Ok((_, Some(Received::Batch { messages, .. }))) = decode_event(plain) else { return None };
         let mut all = messages.iter().map(std::result::Result::ok);
         let message = all.next()??;
         Some((messages.first_seq, message.user.to_owned(), message.body.to_vec()))

@@ -210,7 +210,7 @@ fn replies_are_what_the_sdk_expects() {
             r#"{"id":9,"publish":{"offset":42,"id":"1152921504606846976"}}"#.to_owned(),
         ),
         (
-            Event::History { room, epoch: 255, head: 43, messages: &[] },
+            Event::History { room, epoch: 255, head: 43, messages: &[][..] },
             r#"{"id":9,"history":{"publications":[],"offset":43,"epoch":"ff"}}"#.to_owned(),
         ),
         (Event::Pong, r#"{"id":9,"ping":{}}"#.to_owned()),
@@ -300,7 +300,7 @@ fn every_event_is_one_text_frame_of_json_lines_or_nothing() {
         }
     }
     let error = Event::Error { code: ErrorCode::BadRequest, message: "why", retry_after_ms: 0 };
-    for event in [Event::Left { room: "r" }, Event::Pong, Event::Batch { room: "r", messages: &[] }, error] {
+    for event in [Event::Left { room: "r" }, Event::Pong, Event::Batch { room: "r", messages: &[][..] }, error] {
         let mut out = Vec::new();
         encode(0, &event, &mut out);
         assert_eq!(out, b"", "{event:?} without an id is nothing that an SDK can give to anybody");

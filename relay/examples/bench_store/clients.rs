@@ -107,8 +107,8 @@ impl Client {
             at += used;
             match incoming {
                 Incoming::Binary(payload) => match decode_event(payload)? {
-                    (tag, Received::Acked { .. }) => answered(tag, Answer::Acked),
-                    (tag, Received::Error { .. }) => answered(tag, Answer::Refused),
+                    (tag, Some(Received::Acked { .. })) => answered(tag, Answer::Acked),
+                    (tag, Some(Received::Error { .. })) => answered(tag, Answer::Refused),
                     _ => {}
                 },
                 Incoming::Ping(_) => write_masked(Opcode::Pong, b"", MASK, &mut self.waiting),

@@ -214,7 +214,7 @@ impl Shard {
             Reply::Encoded(bytes) => session.replies.append(bytes),
             Reply::Page { tag, room, epoch, head, records, .. } => {
                 let messages: Vec<Message<'_>> = records.iter().map(|record| record.message()).collect();
-                let page = Event::History { room, epoch: *epoch, head: *head, messages: &messages };
+                let page = Event::History { room, epoch: *epoch, head: *head, messages: &messages[..] };
                 dialect.encode(*tag, &page, &mut session.replies);
             }
             Reply::Backlog { room, records, at, size } => {

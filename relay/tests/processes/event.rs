@@ -90,7 +90,7 @@ impl Event {
         match incoming {
             Incoming::Binary(payload) => {
                 let (tag, received) = native::decode_event(payload).unwrap();
-                vec![(tag, Self::from(received))]
+                vec![(tag, Self::from(received.expect("the relay says what is known")))]
             }
             Incoming::Text(text) => text.lines().map(Self::from_json).collect(),
             Incoming::Ping(_) => vec![(0, Self::Ping)],
@@ -147,6 +147,7 @@ impl From<Received<'_>> for Event {
             Received::KeyTaken { seq, id } => Self::KeyTaken { seq, id },
             Received::GoingAway { reconnect_after_ms, .. } => Self::GoingAway { reconnect_after_ms },
             Received::Pong => Self::Pong,
+            Received::Ping => Self::Ping,
         }
     }
 }

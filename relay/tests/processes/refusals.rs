@@ -28,7 +28,7 @@ fn a_native_command_that_makes_no_sense_is_refused_by_its_tag_and_the_connection
 
     client.frame(Opcode::Binary, b"no archive").unwrap();
     let Some(Event::Closed { reason, .. }) = client.rest().pop() else { panic!("not closed") };
-    assert_eq!(reason, "not an archive of relay.native.v1");
+    assert_eq!(reason, "not a message of relay.native.v2");
 }
 
 #[test]

@@ -134,7 +134,7 @@ pub fn hear<'a>(dialect: Dialect, incoming: &Incoming<'a>, mut each: impl FnMut(
     match (dialect, incoming) {
         (Dialect::Native | Dialect::NativeParts, Incoming::Binary(payload)) => {
             let (tag, received) = native::decode_event(payload).expect("invariant 6: the relay sends whole events");
-            each(tag, heard(dialect, &received));
+            each(tag, heard(dialect, &received.expect("invariant 6: the relay says what is known")));
         }
         (Dialect::Centrifuge, Incoming::Text(text)) => {
             for document in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
@@ -164,6 +164,7 @@ fn heard<'a>(dialect: Dialect, received: &native::Received<'a>) -> Heard<'a> {
         R::Error { code, .. } => Heard::Refused { code },
         R::GoingAway { .. } => Heard::GoingAway,
         R::Pong => Heard::Pong,
+        R::Ping => Heard::Ping,
     }
 }
 
