@@ -35,6 +35,29 @@ impl fmt::Debug for SessionId {
     }
 }
 
+/// Where a command comes from, and its answer goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A connection of this process, and its own number for the command.
+    Session(SessionId, u32),
+}
+
+impl Origin {
+    /// The shard that takes the answer.
+    pub fn core(self) -> usize {
+        match self {
+            Self::Session(session, _) => session.shard(),
+        }
+    }
+}
+
+/// Stands for a user where people are counted: the same everywhere and for ever.
+pub fn user_hash(user: &str) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(user.as_bytes()).as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
 /// The shard that owns a room.
 pub fn owner_of(room: &str, shards: usize) -> usize {
     room_slot(room) as usize * shards / SLOTS as usize

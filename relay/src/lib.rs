@@ -4,6 +4,7 @@
 //! and what drives it all (serve). Everything up to `mesh` is pure: no I/O, no clock, no runtime.
 
 pub mod allowance;
+pub mod audience;
 pub mod budget;
 pub mod chain;
 pub mod config;

@@ -9,50 +9,72 @@ use protocol::{Content, ErrorCode, OwnedParts, Page, Start};
 use storage::{Key, Record};
 
 use crate::feed::Shared;
-use crate::ids::{Principal, SessionId};
-use crate::room::Waiter;
+use crate::ids::{Origin, Principal, Rights};
 use crate::sizes::records_bytes;
 
-/// One message between cores. `waiter` names the connection and its command.
+/// One message between cores.
 #[derive(Debug)]
 pub enum Mesh {
-    /// To the owner. Lane full: the client hears `busy`.
+    /// To the owner of a room, which answers once. Lane full: not sent, the client gets `busy`.
+    Ask(Asked),
+    /// From the owner. Lane full: waits in the outbox (there are no more of them than admitted asks).
+    Answer(Answered),
+    /// To the owner: one member fewer on this core, a connection of the user with this hash. Lane full: waits in the
+    /// outbox (there are no more of them than members).
+    Leave { room: Arc<str>, core: usize, user: u64 },
+    /// From the owner: messages that became visible, for all members on this core. Lane full: not sent, and made
+    /// again from the owner's tail at a later turn.
+    Deliver { room: Arc<str>, records: Arc<[Arc<Record>]> },
+}
+
+/// What somebody asks of the owner of a room.
+#[derive(Debug)]
+pub struct Asked {
+    /// Where the answer goes.
+    pub origin: Origin,
+    pub principal: Principal,
+    pub room: Arc<str>,
+    pub ask: Ask,
+}
+
+/// A command for the owner of a room, checked.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are those of protocol::Command")]
+pub enum Ask {
+    /// `shared` is what the member's core has in its own frames.
     Join {
-        waiter: Waiter,
-        room: Arc<str>,
-        principal: Principal,
         start: Start,
-        /// What the member's core has in its own frames.
         shared: Option<Shared>,
     },
-    /// To the owner; one fewer member on the sender's core. Lane full: waits in the outbox (there are no more of them
-    /// than members).
-    Leave { room: Arc<str>, shard: usize },
-    /// To the owner. Lane full: the client hears `busy`, no seq was given.
+    /// Where the lane is full, no seq was given.
     Publish {
-        waiter: Waiter,
-        room: Arc<str>,
-        principal: Principal,
         content: Content,
         body: Box<[u8]>,
         key: Option<Key>,
         parts: OwnedParts,
     },
-    /// To the owner. Lane full: the client hears `busy`.
     History {
-        waiter: Waiter,
-        room: Arc<str>,
-        principal: Principal,
         page: Page,
         limit: u32,
         epoch: Option<u64>,
         newest_first: bool,
     },
-    /// From the owner: the join's outcome. Every later [`Mesh::Deliver`] of this lane continues at `head + 1`.
-    /// Lane full: waits in the outbox (as all replies: there are no more than admitted commands).
+}
+
+/// What the owner of a room answers.
+#[derive(Debug)]
+pub struct Answered {
+    /// Who asked.
+    pub origin: Origin,
+    pub room: Arc<str>,
+    pub answer: Answer,
+}
+
+/// The outcome of an [`Ask`].
+#[derive(Debug)]
+pub enum Answer {
+    /// Every later [`Mesh::Deliver`] of this lane continues at `head + 1`.
     Joined {
-        waiter: Waiter,
-        room: Arc<str>,
         epoch: u64,
         from: u64,
         head: u64,
@@ -62,63 +84,73 @@ pub enum Mesh {
         resume: u64,
         /// The messages `from + 1 ..= resume`.
         backlog: Vec<Arc<Record>>,
+        /// The hash of the user that the owner counts as a member.
+        user: u64,
     },
-    /// From the owner: messages that became visible, for all members on this core. Lane full: not sent, and made
-    /// again from the owner's tail at a later turn.
-    Deliver { room: Arc<str>, records: Arc<[Arc<Record>]> },
-    /// From the owner: stored.
-    Acked { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
-    /// From the owner: nothing was stored, for the message stored as this one has the key and another body.
-    KeyTaken { waiter: Waiter, room: Arc<str>, seq: u64, id: u64 },
-    /// From the owner: a page of history, ascending unless the newest was to be first.
+    /// Stored.
+    Acked { seq: u64, id: u64 },
+    /// Nothing was stored, for the message stored as this one has the key and another body.
+    KeyTaken { seq: u64, id: u64 },
+    /// A page of history, ascending unless the newest was to be first.
     Page {
-        waiter: Waiter,
-        room: Arc<str>,
         epoch: u64,
         head: u64,
         /// So many messages fewer than were asked for.
         spare: u32,
         records: Vec<Arc<Record>>,
     },
-    /// From the owner: a command was refused. After a refused join the member is forgotten.
-    Refused { waiter: Waiter, room: Arc<str>, code: ErrorCode, retry_after_ms: u32, is_join: bool },
+    /// The command was refused. After a refused join the member is forgotten.
+    Refused { code: ErrorCode, retry_after_ms: u32, is_join: bool },
 }
 
 impl Mesh {
     /// What it holds in memory, bytes, as far as it is not counted elsewhere.
     pub fn bytes(&self) -> usize {
-        let more = match self {
-            Self::Publish { body, .. } => body.len(),
-            Self::Deliver { records, .. } => records_bytes(records),
-            Self::Joined { backlog: records, .. } | Self::Page { records, .. } => records_bytes(records),
-            _ => 0,
-        };
-        size_of::<Self>() + more
+        size_of::<Self>()
+            + match self {
+                Self::Ask(asked) => asked.ask.body_bytes(),
+                Self::Answer(answered) => answered.answer.records_bytes(),
+                Self::Deliver { records, .. } => records_bytes(records),
+                Self::Leave { .. } => 0,
+            }
+    }
+}
+
+impl Asked {
+    /// What it holds in memory while it waits, bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.ask.body_bytes()
+    }
+}
+
+impl Ask {
+    /// Those of one connection on one room follow each other at once.
+    pub fn is_publish(&self) -> bool {
+        matches!(self, Self::Publish { .. })
     }
 
-    /// Who waits for the reply, if it is a command that has one.
-    pub fn asker(&self) -> Option<SessionId> {
+    /// Somebody with these rights may ask for it.
+    pub fn is_allowed(&self, rights: Rights) -> bool {
         match self {
-            Self::Join { waiter, .. } | Self::Publish { waiter, .. } | Self::History { waiter, .. } => {
-                Some(waiter.session)
-            }
-            _ => None,
+            Self::Publish { .. } => rights.publish,
+            Self::Join { .. } | Self::History { .. } => rights.read,
         }
     }
 
-    /// Whose command on which room this answers, if it is a reply.
-    pub fn answers(&self) -> Option<(SessionId, Arc<str>)> {
+    /// The body of a message that is to be stored, bytes.
+    pub fn body_bytes(&self) -> usize {
         match self {
-            Self::Joined { waiter, room, .. }
-            | Self::Acked { waiter, room, .. }
-            | Self::KeyTaken { waiter, room, .. }
-            | Self::Page { waiter, room, .. }
-            | Self::Refused { waiter, room, .. } => Some((waiter.session, room.clone())),
-            Self::Join { .. }
-            | Self::Leave { .. }
-            | Self::Publish { .. }
-            | Self::History { .. }
-            | Self::Deliver { .. } => None,
+            Self::Publish { body, .. } => body.len(),
+            Self::Join { .. } | Self::History { .. } => 0,
+        }
+    }
+}
+
+impl Answer {
+    fn records_bytes(&self) -> usize {
+        match self {
+            Self::Joined { backlog: records, .. } | Self::Page { records, .. } => records_bytes(records),
+            Self::Acked { .. } | Self::KeyTaken { .. } | Self::Refused { .. } => 0,
         }
     }
 }

@@ -5,28 +5,25 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use protocol::{Content, OwnedParts, Page, Start};
-use storage::Key;
+use crate::mesh::Ask;
 
-/// A command on a room, checked and owned: it may have to wait.
+/// One command of a connection on a room: it may have to wait.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the fields are those of protocol::Command")]
-pub enum Ask {
-    Join { start: Start },
+pub enum Step {
+    /// For the room's owner, which will answer.
+    Ask(Ask),
+    /// Carried out at the connection's own core.
     Leave,
-    Publish { content: Content, body: Box<[u8]>, key: Option<Key>, parts: OwnedParts },
-    History { page: Page, limit: u32, epoch: Option<u64>, newest_first: bool },
 }
 
-impl Ask {
-    /// Those follow each other at once.
-    pub fn is_publish(&self) -> bool {
-        matches!(self, Self::Publish { .. })
+impl Step {
+    fn is_publish(&self) -> bool {
+        matches!(self, Self::Ask(ask) if ask.is_publish())
     }
 
     /// What it holds while it waits.
     fn body_bytes(&self) -> usize {
-        if let Self::Publish { body, .. } = self { body.len() } else { 0 }
+        if let Self::Ask(ask) = self { ask.body_bytes() } else { 0 }
     }
 }
 
@@ -50,12 +47,12 @@ struct Order {
     asked: u32,
     publishes: bool,
     /// Those behind them, with their tags.
-    waiting: VecDeque<(u32, Ask)>,
+    waiting: VecDeque<(u32, Step)>,
 }
 
 impl Order {
-    fn admits(&self, ask: &Ask) -> bool {
-        self.asked == 0 || (self.publishes && ask.is_publish())
+    fn admits(&self, step: &Step) -> bool {
+        self.asked == 0 || (self.publishes && step.is_publish())
     }
 }
 
@@ -75,14 +72,14 @@ impl Pipeline {
     }
 
     /// Takes a command: it comes back if it may go on at once, else waits for [`Pipeline::next`].
-    pub fn admit(&mut self, room: &Arc<str>, tag: u32, ask: Ask) -> Option<Ask> {
-        let Some(order) = self.rooms.iter_mut().find(|order| order.room == *room) else { return Some(ask) };
-        if order.waiting.is_empty() && order.admits(&ask) {
-            return Some(ask);
+    pub fn admit(&mut self, room: &Arc<str>, tag: u32, step: Step) -> Option<Step> {
+        let Some(order) = self.rooms.iter_mut().find(|order| order.room == *room) else { return Some(step) };
+        if order.waiting.is_empty() && order.admits(&step) {
+            return Some(step);
         }
         self.commands += 1;
-        self.waiting_bytes += ask.body_bytes();
-        order.waiting.push_back((tag, ask));
+        self.waiting_bytes += step.body_bytes();
+        order.waiting.push_back((tag, step));
         None
     }
 
@@ -107,7 +104,7 @@ impl Pipeline {
     }
 
     /// The next command on this room that may go on, with its tag. A room in which nothing is under way is forgotten.
-    pub fn next(&mut self, room: &str) -> Option<(u32, Ask)> {
+    pub fn next(&mut self, room: &str) -> Option<(u32, Step)> {
         let at = self.rooms.iter().position(|order| *order.room == *room)?;
         let order = &mut self.rooms[at];
         let Some((_, first)) = order.waiting.front() else {
@@ -121,21 +118,24 @@ impl Pipeline {
         }
         let next = order.waiting.pop_front();
         self.commands -= 1;
-        self.waiting_bytes -= next.as_ref().map_or(0, |(_, ask)| ask.body_bytes());
+        self.waiting_bytes -= next.as_ref().map_or(0, |(_, step)| step.body_bytes());
         next
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::{Content, OwnedParts, Page, Start};
+
     use super::*;
 
-    fn publish() -> Ask {
-        Ask::Publish { content: Content::Text, body: (*b"x").into(), key: None, parts: OwnedParts::default() }
+    fn publish() -> Step {
+        let (content, body) = (Content::Text, (*b"x").into());
+        Step::Ask(Ask::Publish { content, body, key: None, parts: OwnedParts::default() })
     }
 
-    fn join() -> Ask {
-        Ask::Join { start: Start::Recent(0) }
+    fn join() -> Step {
+        Step::Ask(Ask::Join { start: Start::Recent(0), shared: None })
     }
 
     /// What a connection asked of the owner by now, and what it does next.
@@ -150,26 +150,26 @@ mod tests {
             Self { pipeline: Pipeline::default(), tag: 0, went: Vec::new() }
         }
 
-        fn says(&mut self, room: &str, ask: Ask) {
+        fn says(&mut self, room: &str, step: Step) {
             self.tag += 1;
             let room: Arc<str> = room.into();
-            if let Some(ask) = self.pipeline.admit(&room, self.tag, ask) {
-                self.goes(&room, self.tag, &ask);
+            if let Some(step) = self.pipeline.admit(&room, self.tag, step) {
+                self.goes(&room, self.tag, &step);
             }
         }
 
-        fn goes(&mut self, room: &Arc<str>, tag: u32, ask: &Ask) {
+        fn goes(&mut self, room: &Arc<str>, tag: u32, step: &Step) {
             self.went.push(tag);
-            if !matches!(ask, Ask::Leave) {
-                self.pipeline.asked(room, ask.is_publish());
+            if !matches!(step, Step::Leave) {
+                self.pipeline.asked(room, step.is_publish());
             }
         }
 
         fn hears(&mut self, room: &str) -> Vec<u32> {
             let before = self.went.len();
             self.pipeline.answered(room);
-            while let Some((tag, ask)) = self.pipeline.next(room) {
-                self.goes(&room.into(), tag, &ask);
+            while let Some((tag, step)) = self.pipeline.next(room) {
+                self.goes(&room.into(), tag, &step);
             }
             self.went[before..].to_vec()
         }
@@ -178,8 +178,8 @@ mod tests {
     #[test]
     fn publishes_follow_each_other_at_once_and_everything_else_waits_for_all_before_it() {
         let mut client = Client::new();
-        for ask in [publish(), publish(), join(), publish(), publish(), Ask::Leave, join()] {
-            client.says("r", ask);
+        for step in [publish(), publish(), join(), publish(), publish(), Step::Leave, join()] {
+            client.says("r", step);
         }
         assert_eq!(client.went, [1, 2]);
         assert_eq!((client.pipeline.commands(), client.pipeline.waiting_bytes()), (7, 2));
@@ -197,7 +197,7 @@ mod tests {
     fn rooms_do_not_wait_for_each_other() {
         let mut client = Client::new();
         client.says("slow", join());
-        client.says("slow", Ask::Leave);
+        client.says("slow", Step::Leave);
         client.says("other", join());
         client.says("third", publish());
         assert_eq!(client.went, [1, 3, 4]);
@@ -207,10 +207,9 @@ mod tests {
     #[test]
     fn a_publish_does_not_overtake_one_that_waits() {
         let mut client = Client::new();
-        for ask in
-            [publish(), Ask::History { page: Page::Newest, limit: 1, epoch: None, newest_first: false }, publish()]
-        {
-            client.says("r", ask);
+        let history = Ask::History { page: Page::Newest, limit: 1, epoch: None, newest_first: false };
+        for step in [publish(), Step::Ask(history), publish()] {
+            client.says("r", step);
         }
         assert_eq!(client.went, [1]);
         assert_eq!(client.hears("r"), [2]);

@@ -11,20 +11,14 @@ use protocol::snowflake::Snowflake;
 use protocol::{Content, OwnedParts};
 use storage::{Append, Key, Kind, LogState, Record, StoredKey};
 
+use crate::audience::Audience;
 use crate::dedupe::{Dedupe, Known};
-use crate::ids::SessionId;
-use crate::mesh::Mesh;
+use crate::ids::Origin;
+use crate::mesh::Asked;
 use crate::rate::{Bucket, Rate, publish_tokens};
 use crate::shard::Wanted;
 use crate::sizes::{message_bytes, record_bytes, records_bytes};
 use crate::tempo::MessageRate;
-
-/// Who waits for the outcome of a publish: the connection and its own number for the command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiter {
-    pub session: SessionId,
-    pub tag: u32,
-}
 
 /// A message that has no seq yet.
 #[derive(Debug)]
@@ -34,7 +28,8 @@ pub struct Publish {
     pub body: Box<[u8]>,
     pub key: Option<Key>,
     pub parts: OwnedParts,
-    pub waiter: Waiter,
+    /// Who waits for its outcome.
+    pub origin: Origin,
 }
 
 impl Publish {
@@ -70,7 +65,7 @@ struct Pending {
 /// Who waits until a message is stored.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
-    waiter: Waiter,
+    origin: Origin,
     /// It used the message's key for another body: it hears where the message is stored, and that its own is not.
     differs: bool,
 }
@@ -85,14 +80,6 @@ struct Flight {
     since_us: u64,
     /// The waiters were told that the outcome is unknown.
     overdue: bool,
-}
-
-/// What a core that has members of the room was sent.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct CoreState {
-    pub members: u32,
-    /// Last seq forwarded to it; meaningful while it has members.
-    pub forwarded: u64,
 }
 
 /// So many messages, and so many bytes of memory.
@@ -138,9 +125,9 @@ pub struct Room {
     /// The newest durable records, dense, the last one being `durable`.
     tail: VecDeque<Arc<Record>>,
     dedupe: Dedupe,
-    pub cores: Vec<CoreState>,
+    pub audience: Audience,
     /// Reads of storage that are under way, and the commands that wait for them: identical ones are done once.
-    pub reads: HashMap<Wanted, Vec<Mesh>>,
+    pub reads: HashMap<Wanted, Vec<Asked>>,
     buckets: HashMap<Arc<str>, Bucket>,
     /// Messages cut since the rate was last looked at, and that rate.
     pub recent_cut: u32,
@@ -175,7 +162,7 @@ impl Room {
             kept_from: 1,
             tail: tail.into(),
             dedupe,
-            cores: vec![CoreState::default(); shards],
+            audience: Audience::new(shards),
             reads: HashMap::default(),
             buckets: HashMap::default(),
             recent_cut: 0,
@@ -189,7 +176,7 @@ impl Room {
 
     /// What it holds in memory, bytes, beside the room itself.
     pub fn bytes(&self) -> usize {
-        self.pending_bytes + self.flight_bytes + self.tail_bytes + self.dedupe.bytes()
+        self.pending_bytes + self.flight_bytes + self.tail_bytes + self.dedupe.bytes() + self.audience.bytes()
     }
 
     /// Takes a publish, or says at once what becomes of it.
@@ -201,7 +188,7 @@ impl Room {
                 None => {}
             }
             if let Some(&(number, body)) = self.pending_keys.get(&key.hash) {
-                self.wait_for(number, Waiting { waiter: publish.waiter, differs: !key.repeats(body) });
+                self.wait_for(number, Waiting { origin: publish.origin, differs: !key.repeats(body) });
                 return Verdict::Pending;
             }
         }
@@ -247,7 +234,7 @@ impl Room {
         let mut last_id = self.last_id;
         for (n, pending) in self.pending.drain(..count).enumerate() {
             last_id = ids.next(wall_ms, last_id);
-            let Publish { user, content, body, key, parts, waiter } = pending.publish;
+            let Publish { user, content, body, key, parts, origin } = pending.publish;
             records.push(Arc::new(Record {
                 kind: Kind::Message,
                 seq: self.durable + 1 + n as u64,
@@ -260,7 +247,7 @@ impl Room {
                 parts,
             }));
             let mut all = pending.repeats;
-            all.insert(0, Waiting { waiter, differs: false });
+            all.insert(0, Waiting { origin, differs: false });
             waiters.push(all);
         }
         self.pending_bytes -= bytes;
@@ -284,7 +271,7 @@ impl Room {
 
     /// The append on its way is durable. Calls `tell` for everybody who waits for one of its messages: whether it has
     /// another body, seq and id.
-    pub fn stored(&mut self, now_us: u64, tail_max: Most, mut tell: impl FnMut(Waiter, Known)) {
+    pub fn stored(&mut self, now_us: u64, tail_max: Most, mut tell: impl FnMut(Origin, Known)) {
         let Some(flight) = self.flight.take() else { return };
         if self.durable == self.cut {
             self.uncut_since_us = now_us;
@@ -296,8 +283,8 @@ impl Room {
                 self.pending_keys.remove(&stored.key.hash);
                 self.dedupe.insert(&stored);
             }
-            for Waiting { waiter, differs } in waiters {
-                tell(waiter, Known { seq: record.seq, id: record.id, differs });
+            for Waiting { origin, differs } in waiters {
+                tell(origin, Known { seq: record.seq, id: record.id, differs });
             }
             self.tail.push_back(record);
         }
@@ -320,8 +307,7 @@ impl Room {
         if !self.reads.is_empty() {
             return;
         }
-        let unsent = self.cores.iter().filter(|core| core.members > 0).map(|core| core.forwarded);
-        let sent = unsent.min().unwrap_or(u64::MAX).min(self.cut);
+        let sent = self.audience.sent_to_all().unwrap_or(u64::MAX).min(self.cut);
         while let Some(front) = self.tail.pop_front_if(|record| record.seq <= sent) {
             self.tail_bytes -= record_bytes(&front);
         }
@@ -330,22 +316,22 @@ impl Room {
 
     /// Tells those who have waited longer than `timeout_us`: `pending` ones got no seq (busy, dropped), `flying` ones may
     /// be stored (unknown).
-    pub fn give_up(&mut self, now_us: u64, timeout_us: u64, mut tell: impl FnMut(Waiter, bool)) {
+    pub fn give_up(&mut self, now_us: u64, timeout_us: u64, mut tell: impl FnMut(Origin, bool)) {
         while self.pending.front().is_some_and(|p| p.since_us + timeout_us <= now_us) {
             let Some(pending) = self.pending.pop_front() else { break };
             self.pending_bytes -= pending.publish.bytes();
             if let Some(key) = pending.publish.key {
                 self.pending_keys.remove(&key.hash);
             }
-            tell(pending.publish.waiter, false);
-            pending.repeats.into_iter().for_each(|waiting| tell(waiting.waiter, false));
+            tell(pending.publish.origin, false);
+            pending.repeats.into_iter().for_each(|waiting| tell(waiting.origin, false));
         }
         if let Some(flight) = &mut self.flight
             && flight.since_us + timeout_us <= now_us
             && !flight.overdue
         {
             flight.overdue = true;
-            flight.waiters.iter_mut().flat_map(|w| w.drain(..)).for_each(|waiting| tell(waiting.waiter, true));
+            flight.waiters.iter_mut().flat_map(|w| w.drain(..)).for_each(|waiting| tell(waiting.origin, true));
         }
     }
 
@@ -354,13 +340,6 @@ impl Room {
     }
     pub fn is_flying(&self) -> bool {
         self.flight.is_some()
-    }
-    pub fn members(&self) -> u32 {
-        self.cores.iter().map(|core| core.members).sum()
-    }
-    /// Members on the core that has most of them: what a visit to all of them costs somewhere.
-    pub fn members_on_one_core(&self) -> u32 {
-        self.cores.iter().map(|core| core.members).max().unwrap_or(0)
     }
     /// First seq in memory, `durable + 1` when there is none.
     pub fn tail_first(&self) -> u64 {
@@ -390,7 +369,7 @@ impl Room {
 
     /// Nobody is in it and nothing waits: it can be loaded again when somebody comes.
     pub fn is_idle(&self) -> bool {
-        self.members() == 0
+        self.audience.members() == 0
             && self.pending.is_empty()
             && self.flight.is_none()
             && self.reads.is_empty()

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::SessionId;
 
 const RATE: Rate = Rate { per_s: 1000, burst: 1000 };
 const FOUR: Most = most(4);
@@ -14,10 +15,10 @@ fn room() -> Room {
 }
 
 fn publish(user: &str, key: Option<u128>, tag: u32) -> Publish {
-    let waiter = Waiter { session: SessionId(1), tag };
+    let origin = Origin::Session(SessionId(1), tag);
     let key = key.map(|hash| Key { hash, body: Some(1) });
     let parts = OwnedParts::default();
-    Publish { user: user.into(), content: Content::Text, body: (*b"x").into(), key, parts, waiter }
+    Publish { user: user.into(), content: Content::Text, body: (*b"x").into(), key, parts, origin }
 }
 
 /// The same key for another body.
@@ -25,11 +26,16 @@ fn other(hash: u128, tag: u32) -> Publish {
     Publish { key: Some(Key { hash, body: Some(2) }), ..publish("a", None, tag) }
 }
 
+fn tag(origin: Origin) -> u32 {
+    let Origin::Session(_, tag) = origin;
+    tag
+}
+
 fn acked(room: &mut Room) -> Vec<(u32, u64)> {
     let mut acks = Vec::new();
-    room.stored(0, FOUR, |waiter, known| {
+    room.stored(0, FOUR, |origin, known| {
         assert!(!known.differs);
-        acks.push((waiter.tag, known.seq));
+        acks.push((tag(origin), known.seq));
     });
     acks
 }
@@ -70,7 +76,7 @@ fn a_key_with_another_body_hears_where_the_first_is_stored_and_what_became_of_it
     room.form_append(&mut ids, (0, 0), TEN).unwrap();
     assert_eq!(room.publish(other(9, 3), RATE, TEN, 0), Verdict::Pending);
     let mut told = Vec::new();
-    room.stored(0, FOUR, |waiter, Known { seq, differs, .. }| told.push((waiter.tag, seq, differs)));
+    room.stored(0, FOUR, |origin, Known { seq, differs, .. }| told.push((tag(origin), seq, differs)));
     assert_eq!(told, [(1, 1, false), (2, 1, true), (3, 1, true)]);
     assert!(matches!(room.publish(other(9, 4), RATE, TEN, 0), Verdict::KeyTaken { seq: 1, .. }));
     assert!(matches!(room.publish(publish("a", Some(9), 5), RATE, TEN, 0), Verdict::Repeat { seq: 1, .. }));
@@ -79,7 +85,7 @@ fn a_key_with_another_body_hears_where_the_first_is_stored_and_what_became_of_it
     room.publish(publish("a", Some(8), 6), RATE, TEN, 0);
     room.publish(other(8, 7), RATE, TEN, 0);
     let mut told = Vec::new();
-    room.give_up(10, 10, |waiter, unknown| told.push((waiter.tag, unknown)));
+    room.give_up(10, 10, |origin, unknown| told.push((tag(origin), unknown)));
     assert_eq!(told, [(6, false), (7, false)], "without the first, nobody knows where the key is");
     assert_eq!(room.publish(other(8, 8), RATE, TEN, 0), Verdict::Pending, "and it is free");
 }
@@ -102,7 +108,7 @@ fn who_waits_too_long_hears_busy_before_a_seq_and_unknown_after() {
     room.form_append(&mut ids, (0, 0), TEN).unwrap();
     room.publish(publish("a", Some(2), 2), RATE, TEN, 0);
     let mut told = Vec::new();
-    room.give_up(10, 10, |waiter, unknown| told.push((waiter.tag, unknown)));
+    room.give_up(10, 10, |origin, unknown| told.push((tag(origin), unknown)));
     assert_eq!(told, [(2, false), (1, true)]);
     assert_eq!(acked(&mut room), []);
     assert!(matches!(room.publish(publish("a", Some(1), 3), RATE, TEN, 0), Verdict::Repeat { seq: 1, .. }));
@@ -145,10 +151,10 @@ fn what_waits_flies_and_stays_is_bounded_by_bytes_and_counted() {
     room.stored(0, Most { messages: 100, bytes: one }, |_, _| ());
     assert_eq!((room.tail_first(), room.bytes()), (2, empty + one));
     room.cut = 2;
-    room.cores[0] = CoreState { members: 1, forwarded: 1 };
+    room.audience.join(0, 7, 1);
     room.drop_tail();
     assert_eq!(room.tail_first(), 2, "a core with a member was not sent it");
-    room.cores[0].forwarded = 2;
+    room.audience.sent(0, 2);
     room.drop_tail();
-    assert_eq!((room.tail_first(), room.bytes()), (3, empty));
+    assert_eq!((room.tail_first(), room.bytes()), (3, empty + room.audience.bytes()));
 }

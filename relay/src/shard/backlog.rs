@@ -18,7 +18,6 @@ use super::page::all_sent_bytes;
 use crate::budget::Use;
 use crate::chain::VISIT_BYTES_MAX;
 use crate::ids::SessionId;
-use crate::room::Waiter;
 use crate::session::{Phase, Session, Speaks};
 use crate::sizes::records_bytes;
 
@@ -149,16 +148,16 @@ impl Shard {
         fits && (sent == 0 || self.memory.allows(wanted, memory + reply.piece_bytes()))
     }
 
-    /// A page of history, with its waiter's tag; it is `spare` messages shorter than it was charged for.
-    pub(super) fn on_page(&mut self, waiter: Waiter, spare: u32, page: impl FnOnce(u32) -> Reply) {
-        self.with_session(waiter.session, |shard, session| {
+    /// A page of history for the command with this tag; it is `spare` messages shorter than it was charged for.
+    pub(super) fn on_page(&mut self, id: SessionId, tag: u32, spare: u32, page: impl FnOnce() -> Reply) {
+        self.with_session(id, |shard, session| {
             shard.spend(session, -i64::from(spare) * MESSAGE_NS);
-            if let (Phase::Open, Speaks::Dialect(dialect), 1..) = (&session.phase, session.speaks, waiter.tag) {
-                let page = page(waiter.tag);
+            if let (Phase::Open, Speaks::Dialect(dialect), 1..) = (&session.phase, session.speaks, tag) {
+                let page = page();
                 if shard.may_owe(session, &page) {
                     shard.owe(session, page);
                 } else {
-                    shard.refuse_reply(session, dialect, waiter.tag);
+                    shard.refuse_reply(session, dialect, tag);
                 }
             }
         });

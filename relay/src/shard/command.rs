@@ -11,8 +11,9 @@ use super::Shard;
 use crate::budget::Use;
 use crate::dedupe::{body_hash, key_hash};
 use crate::ids::{SessionId, owner_of};
+use crate::mesh::Ask;
 use crate::name;
-use crate::pipeline::Ask;
+use crate::pipeline::Step;
 use crate::session::{Phase, Sending, Session, Speaks};
 
 /// Where conformance suites find the echo.
@@ -194,7 +195,7 @@ impl Shard {
         let Some(room) = request.command.room() else { return Ok(()) };
         let room: Arc<str> = self.name(room)?.into();
         let ask = match &request.command {
-            Command::Join { start, .. } => Ask::Join { start: *start },
+            Command::Join { start, .. } => Ask::Join { start: *start, shared: None },
             Command::Publish { content, body, key, .. } => {
                 self.check_publish(session, *content, body, key.as_deref())?;
                 let content = *content;
@@ -207,9 +208,9 @@ impl Shard {
             Command::History { page, limit, epoch, newest_first, .. } => {
                 Ask::History { page: *page, limit: *limit, epoch: *epoch, newest_first: *newest_first }
             }
-            _ => Ask::Leave,
+            _ => return self.in_order(session, dialect, (request.tag, room), Step::Leave),
         };
-        self.in_order(session, dialect, (request.tag, room), ask)
+        self.in_order(session, dialect, (request.tag, room), Step::Ask(ask))
     }
 
     fn connect(

@@ -13,9 +13,8 @@ use super::command::Refusal;
 use super::{Shard, StoreRequest};
 use crate::chain::{Cursor, Next};
 use crate::feed::{Encoding, Feed, Shared};
-use crate::ids::{SessionId, owner_of};
-use crate::mesh::Mesh;
-use crate::room::Waiter;
+use crate::ids::{Origin, SessionId, owner_of, user_hash};
+use crate::mesh::{Answer, Answered, Mesh};
 use crate::session::{Membership, Phase, Sending, Session, Speaks};
 
 /// While memory is short a feed keeps no more than this of each encoding, bytes.
@@ -92,7 +91,7 @@ impl Shard {
             session.sending = Sending::Private;
         }
         self.drop_backlog(session, room);
-        self.forget(session.encoding(), membership);
+        self.forget(session, membership);
         true
     }
 
@@ -103,13 +102,13 @@ impl Shard {
         self.drop_backlogs(session);
         for membership in mem::take(&mut session.rooms) {
             if membership.is_joined() {
-                self.forget(session.encoding(), membership);
+                self.forget(session, membership);
             }
         }
     }
 
-    fn forget(&mut self, encoding: Option<Encoding>, membership: Membership) {
-        let Some(encoding) = encoding else { return };
+    fn forget(&mut self, session: &Session, membership: Membership) {
+        let (Some(encoding), Some(user)) = (session.encoding(), &session.user) else { return };
         let feed = self.feed(membership.feed);
         let moved = feed.remove(membership.at, encoding);
         let room = feed.room.clone();
@@ -118,23 +117,62 @@ impl Shard {
             other.expect("a member knows its rooms").at = membership.at;
         }
         self.drop_unused_feed(membership.feed);
-        let owner = owner_of(&room, self.setup.shards);
-        self.post(owner, Mesh::Leave { room, shard: self.setup.shard });
+        self.tell_owner_of_leave(room, user_hash(user));
     }
 
-    /// The owner took a member: frames follow from here on.
-    pub(super) fn on_joined(&mut self, message: Mesh) {
-        let Mesh::Joined { waiter, room, epoch, from, head, recovering, recovered, resume, backlog } = message else {
-            return;
-        };
-        let index = self.feed_of.get(&room).copied().expect("a join under way keeps its feed");
+    fn tell_owner_of_leave(&mut self, room: Arc<str>, user: u64) {
+        let (owner, core) = (owner_of(&room, self.setup.shards), self.setup.shard);
+        self.post(owner, Mesh::Leave { room, core, user });
+    }
+
+    /// The owner answers a command of a connection.
+    pub(super) fn on_answer(&mut self, Answered { origin, room, answer }: Answered) {
+        let Origin::Session(id, tag) = origin;
+        match answer {
+            Answer::Joined { epoch, from, head, recovering, recovered, resume, backlog, user } => {
+                let joined = Event::Joined { room: &room, epoch, from, head, recovering, recovered };
+                if !self.on_joined((id, tag), &room, &joined, (head, resume, backlog)) {
+                    self.tell_owner_of_leave(room.clone(), user);
+                }
+            }
+            Answer::Acked { seq, id: message } => {
+                self.reply((id, tag), &Event::Acked { room: &room, seq, id: message });
+            }
+            Answer::KeyTaken { seq, id: message } => {
+                self.stats.refuse(ErrorCode::KeyTaken);
+                self.reply((id, tag), &Event::KeyTaken { seq, id: message });
+            }
+            Answer::Page { epoch, head, spare, records } => {
+                self.on_page(id, tag, spare, || Reply::page(tag, room.clone(), (epoch, head), records));
+            }
+            Answer::Refused { code, retry_after_ms, is_join } => {
+                self.stats.refuse(code);
+                if is_join {
+                    self.end_join(id, &room);
+                }
+                self.reply((id, tag), &Event::Error { code, message: &code.to_string(), retry_after_ms });
+            }
+        }
+        self.unanswered -= 1;
+        self.go_on(id, &room);
+    }
+
+    /// The owner took a member: frames follow from here on. False when it is gone meanwhile.
+    fn on_joined(
+        &mut self,
+        (id, tag): (SessionId, u32),
+        room: &Arc<str>,
+        joined: &Event<'_>,
+        (head, resume, backlog): (u64, u64, Vec<Arc<Record>>),
+    ) -> bool {
+        let index = self.feed_of.get(room).copied().expect("a join under way keeps its feed");
         let feed = self.feed(index);
         feed.joining -= 1;
         if feed.head != head {
             feed.reset(head);
         }
         let backlog = Reply::backlog(room.clone(), backlog);
-        let open = self.with_session(waiter.session, |shard, session| {
+        let open = self.with_session(id, |shard, session| {
             let joining = session.rooms.iter().position(|m| m.feed == index && !m.is_joined());
             let mut member = session.encoding().zip(joining);
             if let Some((encoding, n)) = member
@@ -142,7 +180,7 @@ impl Shard {
             {
                 session.rooms.swap_remove(n);
                 member = None;
-                shard.refuse_reply(session, encoding.dialect, waiter.tag);
+                shard.refuse_reply(session, encoding.dialect, tag);
             }
             if let Some((encoding, n)) = member {
                 let feed = shard.feed(index);
@@ -150,20 +188,18 @@ impl Shard {
                 (session.rooms[n].at, session.rooms[n].cursor) = (at, cursor);
                 session.more = resume < head;
                 shard.stats.resumed += u64::from(session.more);
-                let dialect = encoding.dialect;
-                let joined = Event::Joined { room: &room, epoch, from, head, recovering, recovered };
-                shard.say(session, dialect, waiter.tag, &joined);
+                shard.say(session, encoding.dialect, tag, joined);
                 if !backlog.is_empty() {
                     shard.owe(session, backlog);
                 }
             }
             member.is_some()
         });
-        if open != Some(true) {
+        let is_member = open == Some(true);
+        if !is_member {
             self.drop_unused_feed(index);
-            let owner = owner_of(&room, self.setup.shards);
-            self.post(owner, Mesh::Leave { room, shard: self.setup.shard });
         }
+        is_member
     }
 
     /// Messages for all members here: encoded once per dialect in use.
@@ -205,44 +241,25 @@ impl Shard {
         self.change_feed(index, |_| {});
     }
 
-    pub(super) fn on_acked(&mut self, waiter: Waiter, room: &str, seq: u64, id: u64) {
-        self.answer(waiter, &Event::Acked { room, seq, id });
-    }
-
-    pub(super) fn on_key_taken(&mut self, waiter: Waiter, seq: u64, id: u64) {
-        self.stats.refuse(ErrorCode::KeyTaken);
-        self.answer(waiter, &Event::KeyTaken { seq, id });
-    }
-
-    pub(super) fn on_refused(
-        &mut self,
-        waiter: Waiter,
-        room: &str,
-        code: ErrorCode,
-        retry_after_ms: u32,
-        is_join: bool,
-    ) {
-        self.stats.refuse(code);
-        if let Some(&index) = self.feed_of.get(room).filter(|_| is_join) {
-            self.feed(index).joining -= 1;
-            if let Some(session) = self.sessions.get(waiter.session) {
-                session.rooms.retain(|m| m.feed != index || m.is_joined());
-            }
-            self.drop_unused_feed(index);
+    /// The owner did not take a member.
+    fn end_join(&mut self, id: SessionId, room: &str) {
+        let Some(&index) = self.feed_of.get(room) else { return };
+        self.feed(index).joining -= 1;
+        if let Some(session) = self.sessions.get(id) {
+            session.rooms.retain(|m| m.feed != index || m.is_joined());
         }
-        let message = code.to_string();
-        self.answer(waiter, &Event::Error { code, message: &message, retry_after_ms });
+        self.drop_unused_feed(index);
     }
 
     /// Queues a reply, if the client asked for one and is still there.
-    fn answer(&mut self, waiter: Waiter, event: &Event<'_>) {
-        if waiter.tag == 0 {
+    fn reply(&mut self, (id, tag): (SessionId, u32), event: &Event<'_>) {
+        if tag == 0 {
             return;
         }
-        self.with_session(waiter.session, |shard, session| {
+        self.with_session(id, |shard, session| {
             shard.close_swamped(session);
             if let (Phase::Open, Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
-                shard.say(session, dialect, waiter.tag, event);
+                shard.say(session, dialect, tag, event);
             }
         });
     }

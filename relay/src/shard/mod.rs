@@ -29,7 +29,6 @@ use foldhash::{HashMap, HashMapExt};
 use protocol::frame::Inflater;
 use protocol::snowflake::Snowflake;
 
-use self::backlog::Reply;
 pub use self::command::{FULL, FULL_RETRY_S};
 pub use self::holdings::halfway_bytes_max;
 pub use self::outbox::{Found, Outbox, StoreReply, StoreRequest, Unread, Wanted};
@@ -39,7 +38,7 @@ use crate::config::Limits;
 use crate::deflation::Deflation;
 use crate::feed::Feed;
 use crate::ids::SessionId;
-use crate::mesh::Mesh;
+use crate::mesh::{Asked, Mesh};
 use crate::rate::Rate;
 use crate::session::{Session, Sessions};
 use crate::tempo::Tempo;
@@ -196,31 +195,19 @@ impl Shard {
 
     /// A message from another shard.
     pub fn on_mesh(&mut self, message: Mesh) {
-        let answered = message.answers();
         self.memory.give(message.bytes());
         match message {
-            Mesh::Join { .. } | Mesh::Leave { .. } | Mesh::Publish { .. } | Mesh::History { .. } => self.own(message),
-            Mesh::Joined { .. } => self.on_joined(message),
+            Mesh::Ask(asked) => self.on_ask(asked),
+            Mesh::Answer(answered) => self.on_answer(answered),
+            Mesh::Leave { room, core, user } => self.on_leave(&room, core, user),
             Mesh::Deliver { room, records } => self.on_deliver(&room, &records),
-            Mesh::Acked { waiter, room, seq, id } => self.on_acked(waiter, &room, seq, id),
-            Mesh::KeyTaken { waiter, seq, id, .. } => self.on_key_taken(waiter, seq, id),
-            Mesh::Page { waiter, room, epoch, head, spare, records } => {
-                self.on_page(waiter, spare, |tag| Reply::page(tag, room, (epoch, head), records));
-            }
-            Mesh::Refused { waiter, room, code, retry_after_ms, is_join } => {
-                self.on_refused(waiter, &room, code, retry_after_ms, is_join);
-            }
-        }
-        if let Some((session, room)) = answered {
-            self.unanswered -= 1;
-            self.go_on(session, &room);
         }
     }
 
-    /// Sends a command to the owner of its room; one reply will come.
-    fn ask(&mut self, owner: usize, command: Mesh) {
+    /// Sends a command to the owner of its room; one answer will come.
+    fn ask(&mut self, owner: usize, asked: Asked) {
         self.unanswered += 1;
-        self.post(owner, command);
+        self.post(owner, Mesh::Ask(asked));
     }
 
     /// Sends to a shard, this one included.

@@ -9,10 +9,9 @@ use protocol::{Dialect, ErrorCode, Event};
 use super::Shard;
 use super::command::{BUSY_RETRY_MS, Refusal};
 use crate::budget::Use;
-use crate::ids::{Principal, Rights, SessionId};
-use crate::mesh::Mesh;
-use crate::pipeline::Ask;
-use crate::room::Waiter;
+use crate::ids::{Origin, Principal, Rights, SessionId};
+use crate::mesh::{Ask, Asked};
+use crate::pipeline::Step;
 use crate::session::{Session, Speaks};
 
 impl Shard {
@@ -22,16 +21,16 @@ impl Shard {
         session: &mut Session,
         dialect: Dialect,
         (tag, room): (u32, Arc<str>),
-        ask: Ask,
+        step: Step,
     ) -> Result<(), Refusal> {
         if session.is_at_its_share(&self.setup.limits) {
             return Err((ErrorCode::Busy, "too many commands under way on this connection", BUSY_RETRY_MS));
         }
-        let ask = match &mut session.pipeline {
-            Some(pipeline) => pipeline.admit(&room, tag, ask),
-            None => Some(ask),
+        let step = match &mut session.pipeline {
+            Some(pipeline) => pipeline.admit(&room, tag, step),
+            None => Some(step),
         };
-        ask.map_or(Ok(()), |ask| self.carry_out(session, dialect, (tag, room), ask))
+        step.map_or(Ok(()), |step| self.carry_out(session, dialect, (tag, room), step))
     }
 
     /// Carries out a command as far as this shard can: the rest is the room's owner's.
@@ -40,46 +39,40 @@ impl Shard {
         session: &mut Session,
         dialect: Dialect,
         (tag, room): (u32, Arc<str>),
-        ask: Ask,
+        step: Step,
     ) -> Result<(), Refusal> {
-        if matches!(ask, Ask::Leave) {
-            let was_in_it = self.leave(session, &room);
-            if !was_in_it && !dialect.leaves_twice() {
-                return Err((ErrorCode::NotJoined, "not a member of this room", 0));
-            }
-            self.say(session, dialect, tag, &Event::Left { room: &room });
-            if !was_in_it {
-                self.chatter(session);
-            }
-            return Ok(());
-        }
+        let Step::Ask(mut ask) = step else { return self.carry_out_leave(session, dialect, tag, &room) };
         let owner = self.owner(&room)?;
-        match &ask {
-            Ask::Publish { body, .. } => self.check_memory(Use::Work, body.len())?,
-            Ask::History { .. } => self.check_memory(Use::Answer, 0)?,
-            Ask::Join { .. } | Ask::Leave => {}
-        }
         let Some(user) = session.user.clone() else {
             return Err((ErrorCode::NotConnected, "connect first", 0));
         };
+        match &mut ask {
+            Ask::Publish { body, .. } => self.check_memory(Use::Work, body.len())?,
+            Ask::History { .. } => self.check_memory(Use::Answer, 0)?,
+            Ask::Join { start, shared } => *shared = self.begin_join(session, &room, *start)?,
+        }
         let principal = Principal { user, address: session.address, rights: Rights::ALL };
-        let waiter = Waiter { session: session.id, tag };
-        let is_publish = ask.is_publish();
-        let command = match ask {
-            Ask::Join { start } => {
-                let shared = self.begin_join(session, &room, start)?;
-                Mesh::Join { waiter, room: room.clone(), principal, start, shared }
-            }
-            Ask::Publish { content, body, key, parts } => {
-                Mesh::Publish { waiter, room: room.clone(), principal, content, body, key, parts }
-            }
-            Ask::History { page, limit, epoch, newest_first } => {
-                Mesh::History { waiter, room: room.clone(), principal, page, limit, epoch, newest_first }
-            }
-            Ask::Leave => return Ok(()),
-        };
-        session.pipeline.get_or_insert_default().asked(&room, is_publish);
-        self.ask(owner, command);
+        session.pipeline.get_or_insert_default().asked(&room, ask.is_publish());
+        self.ask(owner, Asked { origin: Origin::Session(session.id, tag), principal, room, ask });
+        Ok(())
+    }
+
+    /// A connection leaves a room, which its own core knows of.
+    fn carry_out_leave(
+        &mut self,
+        session: &mut Session,
+        dialect: Dialect,
+        tag: u32,
+        room: &str,
+    ) -> Result<(), Refusal> {
+        let was_in_it = self.leave(session, room);
+        if !was_in_it && !dialect.leaves_twice() {
+            return Err((ErrorCode::NotJoined, "not a member of this room", 0));
+        }
+        self.say(session, dialect, tag, &Event::Left { room });
+        if !was_in_it {
+            self.chatter(session);
+        }
         Ok(())
     }
 
@@ -89,10 +82,10 @@ impl Shard {
         if let Some(pipeline) = &mut session.pipeline {
             pipeline.answered(room);
         }
-        while let Some((tag, ask)) = session.pipeline.as_mut().and_then(|pipeline| pipeline.next(room))
+        while let Some((tag, step)) = session.pipeline.as_mut().and_then(|pipeline| pipeline.next(room))
             && let Speaks::Dialect(dialect) = session.speaks
         {
-            let outcome = self.carry_out(&mut session, dialect, (tag, room.clone()), ask);
+            let outcome = self.carry_out(&mut session, dialect, (tag, room.clone()), step);
             self.refuse_at_once(&mut session, dialect, tag, outcome);
             self.mark(&mut session);
         }

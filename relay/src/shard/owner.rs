@@ -13,8 +13,9 @@ use super::{Found, Shard, StoreReply, StoreRequest, Unread, Wanted};
 use crate::budget::Use;
 use crate::dedupe::Known;
 use crate::feed::Shared;
-use crate::mesh::Mesh;
-use crate::room::{Log, Most, Publish, Room, Verdict, Waiter};
+use crate::ids::{Origin, user_hash};
+use crate::mesh::{Answer, Answered, Ask, Asked, Mesh};
+use crate::room::{Log, Most, Publish, Room, Verdict};
 use crate::sizes::{record_bytes, records_bytes};
 
 /// What one append has at most.
@@ -47,20 +48,18 @@ impl Shard {
         let Some(index) = self.rooms.find(name) else { return };
         let Some(Owned::Loading { waiting, .. }) = self.rooms.get(index) else { return };
         let waiting = mem::take(waiting);
-        self.memory.give(waiting.iter().map(Mesh::bytes).sum());
+        self.memory.give(waiting.iter().map(Asked::bytes).sum());
         let Some(log) = log else {
             self.unload(index, name);
-            return waiting
-                .iter()
-                .for_each(|message| self.refuse_message(message, ErrorCode::Unavailable, BUSY_RETRY_MS));
+            return waiting.iter().for_each(|asked| self.refuse(asked, ErrorCode::Unavailable, BUSY_RETRY_MS));
         };
         let mut room = Room::load(name.clone(), log, self.setup.shards, self.tail_max());
         room.used_us = self.now.us;
         self.memory.add(room.bytes());
         self.rooms.loaded(index, Box::new(room));
         self.with_room(index, |shard, room| {
-            for message in waiting {
-                shard.perform(index, room, message);
+            for asked in waiting {
+                shard.perform(index, room, asked);
             }
         });
         self.forget_empty(index);
@@ -69,11 +68,9 @@ impl Shard {
     fn on_appended(&mut self, index: u32, room: &mut Room) {
         let (was_cut, before, name) = (room.cut == room.durable, room.durable, room.name.clone());
         let tail_max = self.tail_max();
-        room.stored(self.now.us, tail_max, |waiter, Known { seq, id, differs }| {
-            let room = name.clone();
-            let reply =
-                if differs { Mesh::KeyTaken { waiter, room, seq, id } } else { Mesh::Acked { waiter, room, seq, id } };
-            self.reply(waiter, reply);
+        room.stored(self.now.us, tail_max, |origin, Known { seq, id, differs }| {
+            let answer = if differs { Answer::KeyTaken { seq, id } } else { Answer::Acked { seq, id } };
+            self.answer(origin, &name, answer);
         });
         self.stats.stored += room.durable - before;
         if was_cut {
@@ -95,102 +92,102 @@ impl Shard {
     fn on_read(&mut self, index: u32, room: &mut Room, wanted: Wanted, found: Result<Found, Unread>) {
         let mut waiting = room.reads.remove(&wanted).unwrap_or_default();
         if let Err(Unread::Gone(session)) = found {
-            let (gone, left) = waiting.into_iter().partition(|message| message.asker() == Some(session));
+            let (gone, left): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|asked| matches!(asked.origin, Origin::Session(of, _) if of == session));
             waiting = gone;
-            if let Some(asker) = left.first().and_then(Mesh::asker) {
+            if let Some(first) = left.first() {
+                let Origin::Session(asker, _) = first.origin;
                 room.reads.insert(wanted, left);
                 self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), wanted, asker });
             }
         }
         self.readers -= waiting.len();
-        self.memory.give(waiting.iter().map(Mesh::bytes).sum());
+        self.memory.give(waiting.iter().map(Asked::bytes).sum());
         let found = found.ok().filter(|found| found.is_whole(&wanted));
         if let Some(found) = found.as_ref().filter(|found| found.has_expired) {
             room.expired(found.first);
         }
-        for message in waiting {
+        for asked in waiting {
             match &found {
-                Some(_) => self.execute(index, room, message, found.as_ref()),
-                None => self.refuse_message(&message, ErrorCode::Unavailable, BUSY_RETRY_MS),
+                Some(_) => self.execute(index, room, asked, found.as_ref()),
+                None => self.refuse(&asked, ErrorCode::Unavailable, BUSY_RETRY_MS),
             }
         }
     }
 
     /// Runs a command of a room.
-    pub(super) fn perform(&mut self, index: u32, room: &mut Room, message: Mesh) {
-        self.execute(index, room, message, None);
+    pub(super) fn perform(&mut self, index: u32, room: &mut Room, asked: Asked) {
+        self.execute(index, room, asked, None);
     }
 
-    fn execute(&mut self, index: u32, room: &mut Room, message: Mesh, extra: Option<&Found>) {
+    fn execute(&mut self, index: u32, room: &mut Room, asked: Asked, extra: Option<&Found>) {
         room.used_us = self.now.us;
-        match message {
-            Mesh::Publish { waiter, principal, content, body, key, parts, .. } => {
-                if !principal.rights.publish {
-                    return self.refuse(waiter, &room.name, ErrorCode::Denied, 0);
-                }
-                let publish = Publish { user: principal.user, content, body, key, parts, waiter };
-                self.publish(index, room, publish);
-            }
-            Mesh::Join { waiter, ref principal, start, shared, .. } => {
-                if !principal.rights.read {
-                    return self.refuse_join(waiter, &room.name, ErrorCode::Denied, 0);
-                }
-                self.join(index, room, waiter, (start, shared), message, extra);
-            }
-            Mesh::History { waiter, ref principal, page, limit, epoch, newest_first, .. } => {
-                if !principal.rights.read {
-                    return self.refuse(waiter, &room.name, ErrorCode::Denied, 0);
-                }
-                if epoch.is_some_and(|epoch| epoch != room.epoch) {
-                    return self.refuse(waiter, &room.name, ErrorCode::Unrecoverable, 0);
-                }
-                let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
-                let (first, last) = page_range(page, limit, room.kept_from..=room.durable);
-                let last = found_end(page, (first, last), extra, room.tail_first());
-                let bytes_max = self.setup.limits.history_bytes_max;
-                let wanted = Wanted { first, last, split: split(page, (first, last)), bytes_max };
-                let told = extra.map_or((first, last), |found| found.narrow((first, last)));
-                if let Some(mut records) = self.collect(room, wanted, told, extra, message) {
-                    shorten(&room.name, &mut records, page, bytes_max);
-                    if !self.has_memory_for(&records) {
-                        return self.refuse(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS);
-                    }
-                    if newest_first {
-                        records.reverse();
-                    }
-                    let (epoch, head, spare) =
-                        (room.epoch, room.durable, (limit as u32).saturating_sub(records.len() as u32));
-                    self.reply(waiter, Mesh::Page { waiter, room: room.name.clone(), epoch, head, spare, records });
-                }
-            }
-            Mesh::Leave { shard, .. } => room.cores[shard].members = room.cores[shard].members.saturating_sub(1),
-            _ => {}
+        if !asked.ask.is_allowed(asked.principal.rights) {
+            return self.refuse(&asked, ErrorCode::Denied, 0);
         }
+        match asked.ask {
+            Ask::Publish { content, body, key, parts } => {
+                let (user, origin) = (asked.principal.user, asked.origin);
+                self.publish(index, room, Publish { user, content, body, key, parts, origin });
+            }
+            Ask::Join { start, shared } => self.join(index, room, (start, shared), asked, extra),
+            Ask::History { page, limit, epoch, newest_first } => {
+                if epoch.is_some_and(|epoch| epoch != room.epoch) {
+                    return self.refuse(&asked, ErrorCode::Unrecoverable, 0);
+                }
+                self.page(room, (page, limit, newest_first), asked, extra);
+            }
+        }
+    }
+
+    /// A page of history.
+    fn page(
+        &mut self,
+        room: &mut Room,
+        (page, limit, newest_first): (Page, u32, bool),
+        asked: Asked,
+        extra: Option<&Found>,
+    ) {
+        let origin = asked.origin;
+        let limit = u64::from(limit.min(self.setup.limits.history_messages_max));
+        let (first, last) = page_range(page, limit, room.kept_from..=room.durable);
+        let last = found_end(page, (first, last), extra, room.tail_first());
+        let bytes_max = self.setup.limits.history_bytes_max;
+        let wanted = Wanted { first, last, split: split(page, (first, last)), bytes_max };
+        let told = extra.map_or((first, last), |found| found.narrow((first, last)));
+        let Some(mut records) = self.collect(room, wanted, told, extra, asked) else { return };
+        shorten(&room.name, &mut records, page, bytes_max);
+        if !self.has_memory_for(&records) {
+            return self.answer(origin, &room.name, busy(false));
+        }
+        if newest_first {
+            records.reverse();
+        }
+        let spare = (limit as u32).saturating_sub(records.len() as u32);
+        self.answer(origin, &room.name, Answer::Page { epoch: room.epoch, head: room.durable, spare, records });
     }
 
     fn publish(&mut self, index: u32, room: &mut Room, publish: Publish) {
         self.stats.published += 1;
-        let waiter = publish.waiter;
+        let origin = publish.origin;
         let was_ready = room.has_pending();
         let limits = &self.setup.limits;
         let pending_max = Most { messages: limits.pending_publishes_max, bytes: limits.pending_bytes_max };
-        match room.publish(publish, self.rate, pending_max, self.now.us) {
+        let answer = match room.publish(publish, self.rate, pending_max, self.now.us) {
             Verdict::Pending => {
                 if !was_ready && room.has_pending() && !room.is_flying() {
                     self.ready.push(index);
                 }
+                return;
             }
-            Verdict::Repeat { seq, id } => {
-                self.reply(waiter, Mesh::Acked { waiter, room: room.name.clone(), seq, id });
-            }
-            Verdict::KeyTaken { seq, id } => {
-                self.reply(waiter, Mesh::KeyTaken { waiter, room: room.name.clone(), seq, id });
-            }
-            Verdict::Busy => self.refuse(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS),
+            Verdict::Repeat { seq, id } => Answer::Acked { seq, id },
+            Verdict::KeyTaken { seq, id } => Answer::KeyTaken { seq, id },
+            Verdict::Busy => busy(false),
             Verdict::RateLimited { retry_after_ms } => {
-                self.refuse(waiter, &room.name, ErrorCode::RateLimited, retry_after_ms);
+                Answer::Refused { code: ErrorCode::RateLimited, retry_after_ms, is_join: false }
             }
-        }
+        };
+        self.answer(origin, &room.name, answer);
     }
 
     /// Makes the client a member of its core, from where it asked to what that core was sent or already has; frames
@@ -199,20 +196,20 @@ impl Shard {
         &mut self,
         index: u32,
         room: &mut Room,
-        waiter: Waiter,
         (start, shared): (Start, Option<Shared>),
-        message: Mesh,
+        asked: Asked,
         extra: Option<&Found>,
     ) {
-        let core = waiter.session.shard();
+        let (origin, user) = (asked.origin, user_hash(&asked.principal.user));
+        let core = origin.core();
         if let Start::Since { seq, .. } = start
             && seq > room.cut
             && room.cut < room.durable
         {
             self.cut(index, room);
         }
-        let state = room.cores[core];
-        let head = if state.members > 0 { state.forwarded } else { room.cut };
+        let state = room.audience.of(core);
+        let head = if state.members > 0 { state.sent } else { room.cut };
         // Without a member the core's frames may have a hole, which only its next frame would show.
         let shared = shared.filter(|shared| state.members > 0 && shared.boundary <= head);
         let (from, recovering, recovered) = match start {
@@ -223,7 +220,7 @@ impl Shard {
             }
             Start::Since { seq, .. } if seq > head && seq <= room.cut => {
                 // This core's lane is full and its members are behind what the client has seen elsewhere.
-                return self.refuse_join(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS);
+                return self.answer(origin, &room.name, busy(true));
             }
             Start::Since { seq, epoch } => {
                 let known = epoch.is_none_or(|epoch| epoch == room.epoch) && seq <= head;
@@ -246,7 +243,7 @@ impl Shard {
             }
             _ => (from, resume, recovered),
         };
-        let Some(mut backlog) = self.collect(room, wanted, (from + 1, resume), extra, message) else { return };
+        let Some(mut backlog) = self.collect(room, wanted, (from + 1, resume), extra, asked) else { return };
         let (from, resume, recovered) = if all_sent_bytes(&room.name, &backlog) <= bytes_max {
             (from, resume, recovered)
         } else if recovering {
@@ -257,14 +254,12 @@ impl Shard {
             (resume - backlog.len() as u64, resume, false)
         };
         if !self.has_memory_for(&backlog) {
-            return self.refuse_join(waiter, &room.name, ErrorCode::Busy, BUSY_RETRY_MS);
+            return self.answer(origin, &room.name, busy(true));
         }
-        let state = &mut room.cores[core];
-        state.members += 1;
-        state.forwarded = head;
-        let (name, epoch) = (room.name.clone(), room.epoch);
-        let joined = Mesh::Joined { waiter, room: name, epoch, from, head, recovering, recovered, resume, backlog };
-        self.reply(waiter, joined);
+        room.audience.join(core, user, head);
+        let epoch = room.epoch;
+        let joined = Answer::Joined { epoch, from, head, recovering, recovered, resume, backlog, user };
+        self.answer(origin, &room.name, joined);
     }
 
     /// A reply with these records can be made.
@@ -273,7 +268,7 @@ impl Shard {
     }
 
     /// The durable records to be told, those that are wanted or fewer of them, from what storage read (`extra`) and the
-    /// tail. None when storage must be asked for all that are wanted: `message` then waits, together with all others that
+    /// tail. None when storage must be asked for all that are wanted: `asked` then waits, together with all others that
     /// need the same records, and is tried again; or it was refused, because as many wait as may.
     fn collect(
         &mut self,
@@ -281,7 +276,7 @@ impl Shard {
         wanted: Wanted,
         (first, last): (u64, u64),
         extra: Option<&Found>,
-        message: Mesh,
+        asked: Asked,
     ) -> Option<Vec<Arc<Record>>> {
         let tail_first = room.tail_first();
         if first > last || first >= tail_first {
@@ -297,10 +292,10 @@ impl Shard {
             all.extend(room.tail(stored_last + 1, last));
             return Some(all);
         }
-        let Some(asker) = message.asker().filter(|_| self.readers < self.setup.limits.pending_reads_max) else {
-            self.refuse_message(&message, ErrorCode::Busy, BUSY_RETRY_MS);
+        if self.readers >= self.setup.limits.pending_reads_max {
+            self.refuse(&asked, ErrorCode::Busy, BUSY_RETRY_MS);
             return None;
-        };
+        }
         self.readers += 1;
         // What is read last may have left the tail by then.
         let last = wanted.last.min(tail_first - 1 + OVERTAKEN_MAX);
@@ -308,10 +303,11 @@ impl Shard {
         let waiting = room.reads.entry(wanted).or_default();
         if waiting.is_empty() {
             self.stats.reads += 1;
+            let Origin::Session(asker, _) = asked.origin;
             self.outbox.store.push(StoreRequest::Read { room: room.name.clone(), wanted, asker });
         }
-        self.memory.add(message.bytes());
-        waiting.push(message);
+        self.memory.add(asked.bytes());
+        waiting.push(asked);
         None
     }
 
@@ -359,7 +355,7 @@ impl Shard {
 
     /// How long durable messages of a room wait for others to share their frame.
     fn cut_delay_us(&self, room: &Room) -> u64 {
-        self.tempo.cut_us(&room.rate, room.members_on_one_core() as usize)
+        self.tempo.cut_us(&room.rate, room.audience.members_on_one_core() as usize)
     }
 
     /// Everything durable becomes visible.
@@ -372,51 +368,39 @@ impl Shard {
     /// Brings every core that has members up to what is visible; a core whose lane is full stays behind.
     fn forward(&mut self, index: u32, room: &mut Room) {
         let mut shared: Option<(u64, Vec<Frame>)> = None;
-        for shard in 0..room.cores.len() {
-            let state = room.cores[shard];
-            if state.members == 0 || state.forwarded == room.cut {
-                continue;
-            }
-            if self.lane_is_full(shard) || self.lane_must_wait(shard) {
+        for core in 0..room.audience.cores() {
+            let Some(sent) = room.audience.lacks(core, room.cut) else { continue };
+            if self.lane_is_full(core) || self.lane_must_wait(core) {
                 self.behind.push(index);
                 continue;
             }
             // What the tail does not have any more is a gap for that core's members.
-            let first = (state.forwarded + 1).max(room.tail_first());
+            let first = (sent + 1).max(room.tail_first());
             if shared.as_ref().is_none_or(|(from, _)| *from != first) {
                 let records = room.tail(first, room.cut);
                 shared = Some((first, pieces(&records).map(Arc::from).collect()));
             }
             for records in shared.iter().flat_map(|(_, frames)| frames) {
-                self.post(shard, Mesh::Deliver { room: room.name.clone(), records: records.clone() });
+                self.post(core, Mesh::Deliver { room: room.name.clone(), records: records.clone() });
             }
-            room.cores[shard].forwarded = room.cut;
+            room.audience.sent(core, room.cut);
         }
     }
 
-    /// Sends a reply to the shard that has the connection.
-    pub(super) fn reply(&mut self, waiter: Waiter, message: Mesh) {
-        self.post(waiter.session.shard(), message);
+    /// Sends the answer to a command to where that came from.
+    pub(super) fn answer(&mut self, origin: Origin, room: &Arc<str>, answer: Answer) {
+        self.post(origin.core(), Mesh::Answer(Answered { origin, room: room.clone(), answer }));
     }
 
-    pub(super) fn refuse(&mut self, waiter: Waiter, room: &Arc<str>, code: ErrorCode, retry_after_ms: u32) {
-        self.reply(waiter, Mesh::Refused { waiter, room: room.clone(), code, retry_after_ms, is_join: false });
+    /// Refuses a command.
+    pub(super) fn refuse(&mut self, asked: &Asked, code: ErrorCode, retry_after_ms: u32) {
+        let is_join = matches!(asked.ask, Ask::Join { .. });
+        self.answer(asked.origin, &asked.room, Answer::Refused { code, retry_after_ms, is_join });
     }
+}
 
-    fn refuse_join(&mut self, waiter: Waiter, room: &Arc<str>, code: ErrorCode, retry_after_ms: u32) {
-        self.reply(waiter, Mesh::Refused { waiter, room: room.clone(), code, retry_after_ms, is_join: true });
-    }
-
-    /// Refuses a command that cannot be run.
-    pub(super) fn refuse_message(&mut self, message: &Mesh, code: ErrorCode, retry_after_ms: u32) {
-        match message {
-            Mesh::Join { waiter, room, .. } => self.refuse_join(*waiter, room, code, retry_after_ms),
-            Mesh::Publish { waiter, room, .. } | Mesh::History { waiter, room, .. } => {
-                self.refuse(*waiter, room, code, retry_after_ms);
-            }
-            _ => {}
-        }
-    }
+fn busy(is_join: bool) -> Answer {
+    Answer::Refused { code: ErrorCode::Busy, retry_after_ms: BUSY_RETRY_MS, is_join }
 }
 
 /// Records in pieces that are not too large for one `Deliver`.

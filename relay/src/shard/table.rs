@@ -10,8 +10,8 @@ use protocol::ErrorCode;
 use super::command::BUSY_RETRY_MS;
 use super::{Shard, StoreRequest};
 use crate::config::Limits;
-use crate::ids::{Principal, SessionId};
-use crate::mesh::Mesh;
+use crate::ids::{Origin, Principal};
+use crate::mesh::Asked;
 use crate::rate::{Buckets, Rate};
 use crate::room::Room;
 
@@ -29,7 +29,7 @@ const BURST_S: u32 = 10;
 pub(super) enum Owned {
     /// Storage is asked for its log; the commands that wait, and since when.
     Loading {
-        waiting: Vec<Mesh>,
+        waiting: Vec<Asked>,
         since_us: u64,
     },
     Ready(Box<Room>),
@@ -152,18 +152,20 @@ impl Openers {
     }
 
     /// Counts one room that this client opens, or says in how many milliseconds it may.
-    fn open(&mut self, session: SessionId, principal: &Principal, now_us: u64) -> Result<(), u32> {
-        let mut wait_ms = self.sessions.wait_ms(session, now_us).max(self.users.wait_ms(&*principal.user, now_us));
+    fn open(&mut self, Asked { origin, principal, .. }: &Asked, now_us: u64) -> Result<(), u32> {
+        let Principal { user, address, .. } = principal;
+        let Origin::Session(session, _) = *origin;
+        let mut wait_ms = self.sessions.wait_ms(session, now_us).max(self.users.wait_ms(&**user, now_us));
         if let Some(addresses) = &mut self.addresses {
-            wait_ms = wait_ms.max(addresses.wait_ms(principal.address, now_us));
+            wait_ms = wait_ms.max(addresses.wait_ms(*address, now_us));
         }
         if wait_ms > 0 {
             return Err(wait_ms);
         }
         self.sessions.take(session, now_us);
-        self.users.take(&*principal.user, now_us);
+        self.users.take(&**user, now_us);
         if let Some(addresses) = &mut self.addresses {
-            addresses.take(principal.address, now_us);
+            addresses.take(*address, now_us);
         }
         Ok(())
     }
@@ -171,30 +173,27 @@ impl Openers {
 
 impl Shard {
     /// A command for a room this shard owns.
-    pub(super) fn own(&mut self, message: Mesh) {
-        let (Mesh::Join { room, .. }
-        | Mesh::Leave { room, .. }
-        | Mesh::Publish { room, .. }
-        | Mesh::History { room, .. }) = &message
-        else {
-            return;
-        };
-        let Some(index) = self.rooms.find(room) else { return self.load(room.clone(), message) };
-        let is_leave = matches!(message, Mesh::Leave { .. });
+    pub(super) fn on_ask(&mut self, asked: Asked) {
+        let Some(index) = self.rooms.find(&asked.room) else { return self.load(asked) };
         let waiting_max = self.setup.limits.pending_publishes_max;
         match self.rooms.get(index) {
-            Some(Owned::Ready(_)) => {
-                self.with_room(index, |shard, room| shard.perform(index, room, message));
-                if is_leave {
-                    self.forget_empty(index);
-                }
-            }
+            Some(Owned::Ready(_)) => self.with_room(index, |shard, room| shard.perform(index, room, asked)),
             Some(Owned::Loading { waiting, .. }) if waiting.len() < waiting_max => {
-                self.memory.add(message.bytes());
-                waiting.push(message);
+                self.memory.add(asked.bytes());
+                waiting.push(asked);
             }
-            _ => self.refuse_message(&message, ErrorCode::Busy, BUSY_RETRY_MS),
+            _ => self.refuse(&asked, ErrorCode::Busy, BUSY_RETRY_MS),
         }
+    }
+
+    /// One member fewer on this core, a connection of this user. A room that has members is in memory.
+    pub(super) fn on_leave(&mut self, room: &str, core: usize, user: u64) {
+        let Some(index) = self.rooms.find(room) else { return };
+        self.with_room(index, |shard, room| {
+            room.used_us = shard.now.us;
+            room.audience.leave(core, user);
+        });
+        self.forget_empty(index);
     }
 
     /// Runs `work` on a room, which is taken out of the table meanwhile, and counts what it holds afterwards.
@@ -211,22 +210,17 @@ impl Shard {
     }
 
     /// Asks storage for a room that is not in memory, in the place of another one if need be.
-    fn load(&mut self, room: Arc<str>, first: Mesh) {
-        let (Mesh::Join { waiter, principal, .. }
-        | Mesh::Publish { waiter, principal, .. }
-        | Mesh::History { waiter, principal, .. }) = &first
-        else {
-            return;
-        };
-        if let Err(wait_ms) = self.openers.open(waiter.session, principal, self.now.us) {
-            return self.refuse_message(&first, ErrorCode::RateLimited, wait_ms);
+    fn load(&mut self, first: Asked) {
+        if let Err(wait_ms) = self.openers.open(&first, self.now.us) {
+            return self.refuse(&first, ErrorCode::RateLimited, wait_ms);
         }
         let has_place =
             self.setup.budget.open_room() || (self.forget_unused(u64::MAX) && self.setup.budget.open_room());
         if !has_place {
-            return self.refuse_message(&first, ErrorCode::Busy, BUSY_RETRY_MS);
+            return self.refuse(&first, ErrorCode::Busy, BUSY_RETRY_MS);
         }
         self.memory.add(first.bytes());
+        let room = first.room.clone();
         self.rooms.add(room.clone(), Owned::Loading { waiting: vec![first], since_us: self.now.us });
         self.stats.opens += 1;
         self.outbox.store.push(StoreRequest::Open { room });
@@ -303,7 +297,7 @@ mod tests {
     #[test]
     fn the_room_that_nobody_used_for_longest_is_found_and_none_that_is_in_use() {
         let mut rooms = table(&[30, 10, 20, 5]);
-        use_room(&mut rooms, 3, |room| room.cores[0].members = 1);
+        use_room(&mut rooms, 3, |room| room.audience.join(0, 1, 1));
         use_room(&mut rooms, 1, |room| room.used_us = 25);
         let found: Vec<_> = std::iter::from_fn(|| rooms.longest_idle(u64::MAX, 40)).take(5).collect();
         assert_eq!(found, [2, 1, 0], "the one with a member stays");
@@ -313,7 +307,7 @@ mod tests {
     fn a_room_that_is_in_use_stays_though_it_was_not_used_since_it_was_looked_at() {
         let mut rooms = table(&[40, 40, 40]);
         for index in [0, 1] {
-            use_room(&mut rooms, index, |room| room.cores[0].members = 1);
+            use_room(&mut rooms, index, |room| room.audience.join(0, 1, 1));
         }
         assert_eq!([rooms.longest_idle(u64::MAX, 40), rooms.longest_idle(u64::MAX, 40)], [Some(2), None]);
     }

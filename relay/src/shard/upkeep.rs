@@ -11,7 +11,7 @@ use super::member::SHORT_FEED_BYTES;
 use super::table::Owned;
 use crate::budget::Use;
 use crate::ids::SessionId;
-use crate::mesh::Mesh;
+use crate::mesh::{Answer, Asked};
 use crate::room::Room;
 use crate::session::{Phase, Session, Speaks};
 use crate::tempo::RATES_US;
@@ -180,9 +180,9 @@ impl Shard {
                 Some(Owned::Ready(_)) => self.with_room(index, |shard, room| shard.check_room(room, timeout_us)),
                 Some(Owned::Loading { waiting, since_us }) if *since_us + timeout_us <= now_us => {
                     let waiting = mem::take(waiting);
-                    self.memory.give(waiting.iter().map(Mesh::bytes).sum());
-                    for message in waiting {
-                        self.refuse_message(&message, ErrorCode::Unavailable, BUSY_RETRY_MS);
+                    self.memory.give(waiting.iter().map(Asked::bytes).sum());
+                    for asked in waiting {
+                        self.refuse(&asked, ErrorCode::Unavailable, BUSY_RETRY_MS);
                     }
                 }
                 _ => {}
@@ -192,9 +192,9 @@ impl Shard {
 
     fn check_room(&mut self, room: &mut Room, timeout_us: u64) {
         let name = room.name.clone();
-        room.give_up(self.now.us, timeout_us, |waiter, unknown| {
+        room.give_up(self.now.us, timeout_us, |origin, unknown| {
             let code = if unknown { ErrorCode::Unknown } else { ErrorCode::Busy };
-            self.refuse(waiter, &name, code, BUSY_RETRY_MS);
+            self.answer(origin, &name, Answer::Refused { code, retry_after_ms: BUSY_RETRY_MS, is_join: false });
         });
         room.tidy(self.rate, self.now.us, self.now.wall_ms);
     }

@@ -6,7 +6,7 @@ use protocol::{Command, Content, ErrorCode, Page};
 use relay::budget::Share;
 use relay::config::Limits;
 use relay::ids::{SessionId, owner_of};
-use relay::mesh::Mesh;
+use relay::mesh::{Answer, Answered, Ask, Asked, Mesh};
 
 use crate::rig::{MASK, Rig, closed_with, records, said, text};
 
@@ -92,8 +92,9 @@ fn pages_from_other_cores_that_are_longer_as_they_are_sent_are_refused_when_they
     let records = records(&[1; 700])[..200].to_vec();
     let mut owner = Share::new(&rig.budget);
     for asked in rig.shard.outbox.mesh[1].drain(..).collect::<Vec<_>>() {
-        let Mesh::History { waiter, room, .. } = asked else { panic!("{asked:?}") };
-        let page = Mesh::Page { waiter, room, epoch: 1, head: 200, spare: 0, records: records.clone() };
+        let Mesh::Ask(Asked { origin, room, ask: Ask::History { .. }, .. }) = asked else { panic!("{asked:?}") };
+        let answer = Answer::Page { epoch: 1, head: 200, spare: 0, records: records.clone() };
+        let page = Mesh::Answer(Answered { origin, room, answer });
         owner.add(page.bytes());
         rig.shard.on_mesh(page);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use fastrand::Rng;
 use relay::budget::Budget;
 use relay::chain::VISIT_BYTES_MAX;
-use relay::ids::SessionId;
-use relay::mesh::Mesh;
+use relay::ids::{Origin, SessionId};
+use relay::mesh::{Answer, Answered, Ask, Asked, Mesh};
 use relay::shard::{Setup, Shard, halfway_bytes_max};
 use storage::Store;
 
@@ -174,7 +174,7 @@ impl Process {
             let count = if env.calm { waiting } else { env.rng.usize(..=waiting) };
             for message in self.lanes[from][n].drain(..count) {
                 env.trace.add(|| format!("  {from} to {n}: {}", brief(&message)));
-                if let Mesh::Joined { resume, head, backlog, .. } = &message
+                if let Mesh::Answer(Answered { answer: Answer::Joined { resume, head, backlog, .. }, .. }) = &message
                     && resume < head
                 {
                     env.meet(if backlog.is_empty() { "a resume at once" } else { "a resume after a private piece" });
@@ -244,12 +244,7 @@ impl Process {
     fn check_bounds(&mut self, n: usize, env: &mut Env) {
         let limits = &env.plan.limits;
         for messages in &self.shards[n].outbox.mesh {
-            let is_bounded = |message: &&Mesh| {
-                matches!(
-                    message,
-                    Mesh::Join { .. } | Mesh::Publish { .. } | Mesh::History { .. } | Mesh::Deliver { .. }
-                )
-            };
+            let is_bounded = |message: &&Mesh| matches!(message, Mesh::Ask(_) | Mesh::Deliver { .. });
             let count = messages.iter().filter(is_bounded).count();
             let max = limits.lane_messages_max;
             assert!(count <= max + LANE_MESSAGES_SLACK, "invariant 9: {count} commands and frames wait, {max} may");
@@ -361,11 +356,12 @@ fn brief(message: &Mesh) -> String {
         Mesh::Deliver { room, records } => {
             format!("deliver {room} {:?}", records.iter().map(|record| record.seq).collect::<Vec<_>>())
         }
-        Mesh::Joined { waiter, room, from, resume, head, .. } => {
-            format!("joined {room} {from}..{resume}..{head} {waiter:?}")
-        }
-        Mesh::Page { waiter, room, .. } => format!("page {room} {waiter:?}"),
-        Mesh::Publish { waiter, room, .. } => format!("publish {room} {waiter:?}"),
+        Mesh::Answer(Answered { origin, room, answer }) => match answer {
+            Answer::Joined { from, resume, head, .. } => format!("joined {room} {from}..{resume}..{head} {origin:?}"),
+            Answer::Page { .. } => format!("page {room} {origin:?}"),
+            other => format!("{other:?} {room} {origin:?}"),
+        },
+        Mesh::Ask(Asked { origin, room, ask: Ask::Publish { .. }, .. }) => format!("publish {room} {origin:?}"),
         other => format!("{other:?}"),
     }
 }
@@ -373,7 +369,9 @@ fn brief(message: &Mesh) -> String {
 /// Lets a publish overtake the one right before it, of the same connection in the same room.
 fn overtake(messages: &mut [Mesh]) {
     let of = |message: &Mesh| match message {
-        Mesh::Publish { waiter, room, .. } => Some((waiter.session, room.clone())),
+        Mesh::Ask(Asked { origin: Origin::Session(session, _), room, ask: Ask::Publish { .. }, .. }) => {
+            Some((*session, room.clone()))
+        }
         _ => None,
     };
     if let Some(at) =
@@ -387,15 +385,22 @@ fn overtake(messages: &mut [Mesh]) {
 fn spoil(mut message: Mesh, sabotage: Option<Sabotage>, rng: &mut Rng) -> Option<Mesh> {
     let Some(sabotage) = sabotage else { return Some(message) };
     // Few joins resume: none of them is spared.
-    if !matches!(message, Mesh::Joined { .. }) && rng.u8(..10) != 0 {
+    let is_rare = matches!(&message, Mesh::Answer(Answered { answer: Answer::Joined { .. }, .. }));
+    if !is_rare && rng.u8(..10) != 0 {
         return Some(message);
     }
     match (sabotage, &mut message) {
-        (Sabotage::LoseDeliver, Mesh::Deliver { .. })
-        | (Sabotage::LoseReply, Mesh::Acked { .. } | Mesh::Page { .. })
-        | (Sabotage::LoseLeave, Mesh::Leave { .. }) => return None,
-        (Sabotage::WrongBoundary, Mesh::Joined { resume, head, .. }) if *resume < *head => *resume += 1,
-        (Sabotage::ShortPiece, Mesh::Joined { resume, head, backlog, .. }) if *resume < *head => drop(backlog.pop()),
+        (Sabotage::LoseDeliver, Mesh::Deliver { .. }) | (Sabotage::LoseLeave, Mesh::Leave { .. }) => return None,
+        (Sabotage::LoseReply, Mesh::Answer(Answered { answer: Answer::Acked { .. } | Answer::Page { .. }, .. })) => {
+            return None;
+        }
+        (
+            Sabotage::WrongBoundary | Sabotage::ShortPiece,
+            Mesh::Answer(Answered { answer: Answer::Joined { resume, head, backlog, .. }, .. }),
+        ) if *resume < *head => match sabotage {
+            Sabotage::WrongBoundary => *resume += 1,
+            _ => drop(backlog.pop()),
+        },
         (Sabotage::SwapRecords, Mesh::Deliver { records, .. }) if records.len() > 1 => {
             let mut swapped: Vec<_> = records.iter().map(|record| (**record).clone()).collect();
             let (front, back) = swapped.split_at_mut(1);
