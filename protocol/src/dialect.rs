@@ -93,6 +93,11 @@ impl Dialect {
         }
     }
 
+    /// Its pings are messages of its own, which its clients expect at the interval they were told.
+    pub fn has_pings(self) -> bool {
+        self == Self::Centrifuge
+    }
+
     /// A gap ends the membership: the client joins again from the last message it has, and so recovers it.
     pub fn gap_ends_membership(self) -> bool {
         self == Self::Centrifuge

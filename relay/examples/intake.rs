@@ -63,17 +63,17 @@ impl Rig {
         self.shard.begin(Now { us, wall_ms: 1_800_000_000_000 + us / 1000, cpu_us: us });
         self.shard.on_bytes(self.id, bytes);
         self.shard.flush();
-        for (id, segment) in std::mem::take(&mut self.shard.outbox.sends) {
+        for (id, segment) in std::mem::take(&mut self.shard.turn.outbox.sends) {
             self.shard.on_sent(id, Ok(segment.len()));
         }
-        for request in std::mem::take(&mut self.shard.outbox.store) {
+        for request in std::mem::take(&mut self.shard.turn.outbox.store) {
             if let StoreRequest::Open { room } = request {
                 let state = LogState { epoch: 1, last_seq: LINES, last_id: LINES };
                 let log = Some(Log { state, tail: records(), keys: Vec::new() });
                 self.shard.on_stored(StoreReply::Opened { room, log });
             }
         }
-        self.shard.outbox.receives.clear();
+        self.shard.turn.outbox.receives.clear();
     }
 
     /// Runs `piece` again and again, of which each has so many units of work; gives nanoseconds a unit.
@@ -85,7 +85,7 @@ impl Rig {
             for bytes in piece.chunks_mut(RECEIVE_BYTES) {
                 self.turn(bytes);
             }
-            while self.shard.left_bytes() > 0 {
+            while self.shard.gauges().left_bytes > 0 {
                 self.turn(&mut []);
             }
             busy += start.elapsed();

@@ -54,7 +54,6 @@ pub struct Feed {
     /// Messages since the rate was last looked at, and that rate.
     pub recent: u32,
     pub rate: MessageRate,
-    pub touched_s: u32,
     /// Bytes of frames that are counted in the relay's memory.
     pub counted: usize,
 }
@@ -73,7 +72,6 @@ impl Feed {
             visited: 0,
             recent: 0,
             rate: MessageRate::default(),
-            touched_s: 0,
             counted: 0,
         }
     }

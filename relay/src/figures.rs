@@ -56,7 +56,7 @@ impl Figures {
         set(&self.rooms, shard.rooms() as u64);
         set(&self.feeds, shard.feeds() as u64);
         set(&self.period_us, shard.tempo().period_us());
-        self.count(&shard.stats);
+        self.count(&shard.turn.stats);
     }
 
     /// What was counted.

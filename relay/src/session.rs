@@ -1,7 +1,8 @@
-//! One connection: from bytes to commands, and what waits to be sent to it alone.
+//! What a shard knows of one connection: what its bytes mean, what is sent to it, and its rooms.
 //!
 //! Lives on its shard's core. Millions of them are idle, so a field here costs memory a million times.
 
+use std::mem;
 use std::sync::Arc;
 
 use protocol::frame::{Decoder, Role};
@@ -34,18 +35,116 @@ pub enum Speaks {
 }
 
 /// The one send that may be in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Sending {
+    #[default]
     Nothing,
     /// Private bytes: replies, or the rest of what was sent in part.
     Private,
     /// Bytes of a feed; `from` is the member's cursor before.
-    Feed {
-        feed: u32,
-        from: Cursor,
-    },
+    Feed { feed: u32, from: Cursor },
     /// The kernel took no more; waiting until the socket is writable.
     Blocked,
+}
+
+/// What is sent to a connection: what is on its way, and what waits for it alone.
+#[derive(Default)]
+pub struct Outgoing {
+    pub sending: Sending,
+    /// Whole frames for this connection alone, in front of feed visits.
+    pub replies: Vec<u8>,
+    /// The bytes in flight, and after a send that was taken in part the rest of them, which goes first.
+    pub rest: Option<Segment>,
+    /// Since when it has taken nothing of what waits for it, or too little of what waits for it alone, tenths of a second
+    /// since the shard began; 0 while nothing waits.
+    pub blocked_ds: u32,
+    /// The last visit left something of its feed to send, or a join is to be followed by one: no sweep is waited for.
+    pub more: bool,
+    /// The front keeps replies of it that are to be encoded.
+    pub has_backlog: bool,
+    /// The socket is closed once everything queued is sent.
+    pub close_when_sent: bool,
+}
+
+impl Outgoing {
+    /// Bytes that wait for it alone or are being sent to it alone.
+    pub fn owed_bytes(&self) -> usize {
+        let rest = match self.sending {
+            Sending::Private | Sending::Blocked => self.rest.as_ref().map_or(0, Segment::len),
+            Sending::Nothing | Sending::Feed { .. } => 0,
+        };
+        self.replies.len() + rest
+    }
+
+    /// What is to be sent next of what waits for it alone: first the rest of what was taken in part.
+    pub fn next_private(&mut self) -> Option<Segment> {
+        let segment = match self.rest.take() {
+            Some(rest) => rest,
+            None if self.replies.is_empty() => return None,
+            None => Segment::from(mem::take(&mut self.replies)),
+        };
+        self.sending = Sending::Private;
+        self.rest = Some(segment.clone());
+        Some(segment)
+    }
+
+    /// Something waits for it alone.
+    pub fn has_private(&self) -> bool {
+        !self.replies.is_empty() || self.has_backlog || self.close_when_sent
+    }
+}
+
+/// When a connection gave signs of life and was asked for them, tenths of a second since the shard began.
+#[derive(Debug, Clone, Copy)]
+pub struct Liveness {
+    /// When it was last heard.
+    pub heard_ds: u32,
+    /// When it was last due to be pinged.
+    pub pinged_ds: u32,
+    /// When it was pinged for the first time since it was heard.
+    asked_ds: u32,
+    /// Bytes that its kernel buffer took since it was last due to be pinged.
+    taken: u32,
+}
+
+impl Liveness {
+    pub fn new(now_ds: u32) -> Self {
+        Self { heard_ds: now_ds, pinged_ds: now_ds, asked_ds: now_ds, taken: 0 }
+    }
+
+    /// It is there.
+    pub fn hear(&mut self, now_ds: u32) {
+        self.heard_ds = now_ds;
+    }
+
+    /// Its kernel buffer took so many bytes.
+    pub fn take(&mut self, bytes: usize) {
+        self.taken = self.taken.saturating_add(bytes as u32);
+    }
+
+    /// What its kernel buffer took since this was asked last, bytes.
+    pub fn taken(&mut self) -> usize {
+        mem::take(&mut self.taken) as usize
+    }
+
+    /// It is due to be pinged; somebody whose silence means nothing is not asked.
+    pub fn ping(&mut self, now_ds: u32, asks: bool) {
+        self.pinged_ds = now_ds;
+        if asks && self.asked_ds <= self.heard_ds {
+            self.asked_ds = now_ds;
+        }
+    }
+
+    /// For how long it has not been heard.
+    pub fn silent_ds(&self, now_ds: u32) -> u32 {
+        now_ds - self.heard_ds
+    }
+
+    /// For how long a ping was not answered; `None` when there is none. Whoever was not pinged in time, because this process
+    /// stood still or enough else was sent, had nothing to answer.
+    pub fn unanswered_ds(&self, now_ds: u32) -> Option<u32> {
+        (self.asked_ds > self.heard_ds).then(|| now_ds - self.asked_ds)
+    }
 }
 
 /// Membership in one room.
@@ -89,29 +188,14 @@ pub struct Session {
     pub id: SessionId,
     pub phase: Phase,
     pub speaks: Speaks,
-    pub sending: Sending,
     /// Its messages may be deflated, in both directions.
     pub deflate: bool,
-    /// The last visit left something of its feed to send, or a join is to be followed by one: no sweep is waited for.
-    pub more: bool,
     /// In the shard's list of sessions to look at before the turn ends.
     pub dirty: bool,
     /// One connection too many: its handshake is answered 503.
     pub refused: bool,
-    /// The shard keeps replies of it that are to be encoded.
-    pub has_backlog: bool,
-    /// The socket is closed once everything queued is sent.
-    pub close_when_sent: bool,
-    /// Tenths of a second since the shard began: when it was last heard, last due to be pinged, and pinged for the first
-    /// time since it was heard.
-    pub heard_ds: u32,
-    pub pinged_ds: u32,
-    pub asked_ds: u32,
-    /// Bytes that its kernel buffer took since it was last due to be pinged.
-    pub taken: u32,
-    /// Since when it has taken nothing of what waits for it, or too little of what waits for it alone; 0 while nothing
-    /// waits.
-    pub blocked_ds: u32,
+    pub alive: Liveness,
+    pub out: Outgoing,
     pub decoder: Decoder,
     /// Stands for the peer's address.
     pub address: u32,
@@ -120,10 +204,6 @@ pub struct Session {
     pub rooms: Vec<Membership>,
     /// Its commands on rooms that are under way, if there are any.
     pub pipeline: Option<Box<Pipeline>>,
-    /// Whole frames for this connection alone, in front of feed visits.
-    pub replies: Vec<u8>,
-    /// The bytes in flight, and after a send that was taken in part the rest of them, which goes first.
-    pub rest: Option<Segment>,
     /// None while nothing of it is missing.
     pub allowance: Option<Box<Allowance>>,
     pub reading: Reading,
@@ -135,25 +215,16 @@ impl Session {
             id,
             phase: Phase::Handshake(Vec::new()),
             speaks: Speaks::Echo,
-            sending: Sending::Nothing,
             deflate: false,
-            more: false,
             dirty: false,
             refused: false,
-            has_backlog: false,
-            close_when_sent: false,
-            heard_ds: now_ds,
-            pinged_ds: now_ds,
-            asked_ds: now_ds,
-            taken: 0,
-            blocked_ds: 0,
+            alive: Liveness::new(now_ds),
+            out: Outgoing::default(),
             decoder: Decoder::new(Role::Server, message_bytes_max),
             address: 0,
             user: None,
             rooms: Vec::new(),
             pipeline: None,
-            replies: Vec::new(),
-            rest: None,
             allowance: None,
             reading: Reading::default(),
         }
@@ -187,15 +258,6 @@ impl Session {
         self.allowance.get_or_insert_with(|| Box::new(Allowance::full(limits, now_us)))
     }
 
-    /// Bytes that wait for it alone or are being sent to it alone.
-    pub fn owed_bytes(&self) -> usize {
-        let rest = match self.sending {
-            Sending::Private | Sending::Blocked => self.rest.as_ref().map_or(0, Segment::len),
-            Sending::Nothing | Sending::Feed { .. } => 0,
-        };
-        self.replies.len() + rest
-    }
-
     /// Bytes that it holds for itself, as far as they are counted in the relay's memory.
     pub fn counted_bytes(&self) -> usize {
         self.allowance.as_ref().map_or(0, |allowance| allowance.counted_bytes)
@@ -207,6 +269,11 @@ impl Session {
             Phase::Handshake(head) => head.len(),
             Phase::Open | Phase::Closing => self.decoder.buffer_bytes(),
         }
+    }
+
+    /// It is pinged at the dialect's interval, whatever else it is sent or says.
+    pub fn expects_pings(&self) -> bool {
+        matches!(self.speaks, Speaks::Dialect(dialect) if dialect.has_pings())
     }
 
     /// It speaks a dialect and has not said `connect`.
@@ -302,6 +369,32 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_ping_that_was_sent_and_not_answered_counts() {
+        let mut alive = Liveness::new(1);
+        assert_eq!((alive.silent_ds(100), alive.unanswered_ds(100)), (99, None), "nobody asked");
+        alive.ping(100, false);
+        assert_eq!(alive.unanswered_ds(200), None, "enough else was sent");
+        alive.ping(200, true);
+        alive.ping(300, true);
+        assert_eq!(alive.unanswered_ds(350), Some(150), "since the first of them");
+        alive.hear(360);
+        assert_eq!((alive.silent_ds(400), alive.unanswered_ds(400)), (40, None));
+    }
+
+    #[test]
+    fn the_rest_of_a_send_goes_before_what_came_later() {
+        let mut out = Outgoing::default();
+        assert!(out.next_private().is_none() && !out.has_private());
+        out.replies.extend_from_slice(b"first");
+        let sent = out.next_private().expect("something waits");
+        assert_eq!((out.sending, out.owed_bytes()), (Sending::Private, 5));
+        out.rest = Some(sent.skip(2));
+        out.replies.extend_from_slice(b"second");
+        assert_eq!(out.owed_bytes(), 9);
+        assert_eq!(out.next_private().expect("the rest").len(), 3);
+    }
 
     #[test]
     fn an_idle_session_stays_small() {

@@ -1,5 +1,6 @@
 //! What a record takes: in memory, and as it is sent.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use protocol::{Content, OwnedParts};
@@ -15,6 +16,9 @@ const BASE64_BYTES: usize = 16;
 const CONTROL_BYTES: u8 = 5;
 /// So many bytes together have no more to be escaped than a byte can count.
 const ESCAPED_AT_ONCE: usize = 32;
+
+/// Bodies of one frame, bytes: a longer run of messages becomes several frames.
+pub const FRAME_BODY_BYTES_MAX: usize = 48 * 1024;
 
 /// What a record takes in memory, bytes.
 pub fn record_bytes(record: &Record) -> usize {
@@ -51,6 +55,21 @@ pub fn sent_bytes(room: &str, record: &Record) -> usize {
 fn escaped_bytes(text: &[u8]) -> usize {
     let more = |&byte: &u8| if byte < b' ' { CONTROL_BYTES } else { u8::from(byte == b'"' || byte == b'\\') };
     text.len() + text.chunks(ESCAPED_AT_ONCE).map(|part| usize::from(part.iter().map(more).sum::<u8>())).sum::<usize>()
+}
+
+/// What these records take when they are sent, bytes.
+pub fn all_sent_bytes(room: &str, records: &[Arc<Record>]) -> usize {
+    records.iter().map(|record| sent_bytes(room, record)).sum()
+}
+
+/// The records of the next frame, from `start` on.
+pub fn next_batch(records: &[Arc<Record>], start: usize) -> Range<usize> {
+    let mut bytes = 0;
+    let full = records[start..].iter().position(|record| {
+        bytes += record.body.len();
+        bytes >= FRAME_BODY_BYTES_MAX
+    });
+    start..full.map_or(records.len(), |last| start + last + 1)
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl Core {
                 && (self.is_over() || since.elapsed() > self.shutdown)
             {
                 self.turns.end(self.me);
-                return self.shard.stats;
+                return self.shard.turn.stats;
             }
             if happened || caused {
                 cleared = false;
@@ -286,7 +286,7 @@ impl Core {
     }
 
     fn turn_away(&mut self, fd: OwnedFd) {
-        self.shard.stats.full += 1;
+        self.shard.turn.stats.full += 1;
         turn_away(fd);
     }
 
@@ -298,7 +298,7 @@ impl Core {
 
     /// Carries out the turn's effects. False when there were none.
     fn carry_out(&mut self) -> bool {
-        let outbox = &mut self.shard.outbox;
+        let outbox = &mut self.shard.turn.outbox;
         let socket = |id: SessionId| Socket { slot: id.slot(), generation: id.generation() };
         let is_still = outbox.sends.is_empty() && outbox.polls.is_empty();
         let caused = !(is_still && outbox.receives.is_empty() && outbox.closes.is_empty());

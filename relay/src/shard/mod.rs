@@ -1,46 +1,29 @@
 //! One core's part of the relay, as a plain synchronous value: what happened goes in, effects come out.
 //!
-//! A table of contents. [`intake`] says whose bytes are read in a turn, [`frames`] takes them apart, [`command`] checks
-//! commands and [`order`] lets them go on in their order, [`owner`] runs the rooms this shard owns, which [`table`]
-//! finds, loads and forgets, [`member`] serves the members connected here, [`backlog`] what is sent to one of them alone
-//! in pieces, [`holdings`] counts what each connection holds, [`fanout`] says when each is visited, [`upkeep`] is what
-//! time alone causes. `session`, `room` and `feed` do the work. No I/O, no clock, no runtime: the run loop and the
-//! simulation drive it the same way.
+//! A shard is two halves that share only a [`turn`]: the [`owner`] of some rooms, and the [`front`] of some connections.
+//! They talk through [`Mesh`], as shards do with each other. [`upkeep`] is what time alone causes in both. `session`,
+//! `room` and `feed` do the work. No I/O, no clock, no runtime: the run loop and the simulation drive it the same way.
 
-mod backlog;
-mod command;
-mod fanout;
-mod frames;
-mod holdings;
-mod intake;
-mod member;
-mod order;
+mod front;
 mod outbox;
 mod owner;
-mod page;
 mod stats;
-mod table;
+mod turn;
 mod upkeep;
 
-use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt};
-use protocol::frame::Inflater;
-use protocol::snowflake::Snowflake;
-
-pub use self::command::{FULL, FULL_RETRY_S};
-pub use self::holdings::halfway_bytes_max;
+use self::front::Front;
+pub use self::front::{FULL, FULL_RETRY_S, Gauges, halfway_bytes_max};
 pub use self::outbox::{Found, Outbox, StoreReply, StoreRequest, Unread, Wanted};
+use self::owner::Owner;
 pub use self::stats::Stats;
-use crate::budget::{Budget, Share, Use};
+use self::turn::Turn;
+use crate::budget::Budget;
 use crate::config::Limits;
-use crate::deflation::Deflation;
-use crate::feed::Feed;
 use crate::ids::SessionId;
-use crate::mesh::{Asked, Mesh};
-use crate::rate::Rate;
-use crate::session::{Session, Sessions};
+use crate::mesh::Mesh;
 use crate::tempo::Tempo;
 
 /// What time it is. The caller reads the clocks once per turn.
@@ -88,227 +71,155 @@ pub struct Setup {
 }
 
 /// One core's part of the relay. Lives on its core and is never shared.
+///
+/// Its halves know nothing of each other: what the front asks of rooms goes to their owners as [`Mesh`], also where the
+/// owner is on the same core.
 pub struct Shard {
-    setup: Setup,
-    rate: Rate,
-    /// This shard's account of the relay's memory.
-    memory: Share,
-    now: Now,
-    sessions: Sessions,
-    feeds: Vec<Option<Box<Feed>>>,
-    free_feeds: Vec<u32>,
-    feed_of: HashMap<Arc<str>, u32>,
-    rooms: table::Rooms,
-    openers: table::Openers,
-    /// Rooms with pending publishes and no append on its way.
-    ready: Vec<u32>,
-    /// Rooms with durable messages that are not visible yet.
-    uncut: Vec<u32>,
-    /// Rooms with a core whose lane was full.
-    behind: Vec<u32>,
-    ids: Snowflake,
-    tempo: Tempo,
-    fanout: fanout::Fanout,
-    intake: intake::Intake,
-    backlogs: HashMap<SessionId, backlog::Waiting>,
-    halfway: holdings::Halfway,
-    halfway_bytes_max: usize,
-    /// What any connection may hold, bytes.
-    share_bytes: usize,
-    /// Commands that wait for reads of storage.
-    readers: usize,
-    /// Commands sent to owners whose reply has not come: each gets exactly one.
-    unanswered: u64,
-    /// Connections that are not one too many.
-    admitted: usize,
-    /// Messages to this shard itself.
-    local: VecDeque<Mesh>,
+    pub turn: Turn,
+    /// The rooms that this shard owns.
+    owner: Owner,
+    /// The connections of this shard.
+    front: Front,
     upkeep: upkeep::Upkeep,
-    random: fastrand::Rng,
-    deflation: Deflation,
-    /// Out while a message it inflated is at work.
-    inflater: Option<Inflater>,
-    pub outbox: Outbox,
-    pub stats: Stats,
 }
+
+/// A lane that is full, or a room behind one, is looked at again so much later, microseconds.
+const LANE_RETRY_US: u64 = 1000;
+/// …and a shard that stops.
+const STOP_US: u64 = 1000;
 
 impl Shard {
     pub fn new(setup: Setup) -> Self {
-        let limits = &setup.limits;
         Self {
-            rate: Rate { per_s: limits.user_publish_rate, burst: limits.publish_burst },
-            memory: Share::new(&setup.budget),
-            now: Now::default(),
-            sessions: Sessions::default(),
-            feeds: Vec::new(),
-            free_feeds: Vec::new(),
-            feed_of: HashMap::new(),
-            rooms: table::Rooms::default(),
-            openers: table::Openers::new(limits, setup.shards, setup.seed),
-            ready: Vec::new(),
-            uncut: Vec::new(),
-            behind: Vec::new(),
-            ids: Snowflake::new(setup.node, setup.shard as u16, setup.ids_after_ms),
-            tempo: setup.period_us.map_or_else(Tempo::new, Tempo::fixed),
-            fanout: fanout::Fanout::default(),
-            intake: intake::Intake::default(),
-            backlogs: HashMap::new(),
-            halfway: holdings::Halfway::default(),
-            halfway_bytes_max: holdings::halfway_bytes_max(limits, setup.shards),
-            share_bytes: holdings::share_bytes(limits),
-            readers: 0,
-            unanswered: 0,
-            admitted: 0,
-            local: VecDeque::new(),
+            owner: Owner::new(&setup),
+            front: Front::new(&setup),
             upkeep: upkeep::Upkeep::default(),
-            random: fastrand::Rng::with_seed(setup.seed),
-            deflation: Deflation::new(),
-            inflater: None,
-            outbox: Outbox::new(setup.shards),
-            stats: Stats::default(),
-            setup,
+            turn: Turn::new(setup),
         }
     }
 
     /// Begins a turn: everything until [`Shard::flush`] happens at this time.
     pub fn begin(&mut self, now: Now) {
-        debug_assert!(now.us >= self.now.us, "monotonic time ran backwards");
-        self.now = now;
-        self.intake.begin();
+        debug_assert!(now.us >= self.turn.now.us, "monotonic time ran backwards");
+        self.turn.now = now;
+        self.front.held.intake.begin();
     }
 
     /// A connection was accepted, from this address (any number that stands for it); one that is not `admitted` is one
     /// too many and answered 503.
     pub fn on_open(&mut self, id: SessionId, address: u32, admitted: bool) {
-        self.stats.opened += 1;
-        let mut session = Session::new(id, self.setup.limits.frame_bytes_max, self.now.ds());
-        session.address = address;
-        session.refused = !admitted;
-        self.admitted += usize::from(admitted);
-        self.sessions.open(session);
+        self.front.on_open(&mut self.turn, id, address, admitted);
+    }
+
+    /// Bytes from a connection; they are unmasked in place.
+    pub fn on_bytes(&mut self, id: SessionId, bytes: &mut [u8]) {
+        self.front.on_bytes(&mut self.turn, id, bytes);
+    }
+
+    /// The peer has ended its direction, or the connection failed.
+    pub fn on_ended(&mut self, id: SessionId, failed: Option<&io::Error>) {
+        self.front.on_ended(&mut self.turn, id, failed);
+    }
+
+    /// A send ended: all or some of its bytes were taken, or none (`WouldBlock`).
+    pub fn on_sent(&mut self, id: SessionId, result: io::Result<usize>) {
+        self.front.on_sent(&mut self.turn, id, result);
+    }
+
+    /// The socket takes bytes again.
+    pub fn on_writable(&mut self, id: SessionId) {
+        self.front.on_writable(&mut self.turn, id);
     }
 
     /// Handing so many sends of so many bytes in all to the kernel took so much of the thread's CPU time, nanoseconds.
     pub fn on_spent(&mut self, sends: usize, bytes: usize, cpu_ns: u64) {
-        self.tempo.sent(sends, bytes, cpu_ns);
+        self.front.tempo.sent(sends, bytes, cpu_ns);
     }
 
     /// A message from another shard.
     pub fn on_mesh(&mut self, message: Mesh) {
-        self.memory.give(message.bytes());
+        let turn = &mut self.turn;
+        turn.memory.give(message.bytes());
         match message {
-            Mesh::Ask(asked) => self.on_ask(asked),
-            Mesh::Answer(answered) => self.on_answer(answered),
-            Mesh::Leave { room, core, user } => self.on_leave(&room, core, user),
-            Mesh::Deliver { room, records } => self.on_deliver(&room, &records),
+            Mesh::Ask(asked) => self.owner.on_ask(turn, asked),
+            Mesh::Leave { room, core, user } => self.owner.on_leave(turn, &room, core, user),
+            Mesh::Answer(answered) => self.front.on_answer(turn, answered),
+            Mesh::Deliver { room, records } => self.front.on_deliver(turn, &room, &records),
         }
     }
 
-    /// Sends a command to the owner of its room; one answer will come.
-    fn ask(&mut self, owner: usize, asked: Asked) {
-        self.unanswered += 1;
-        self.post(owner, Mesh::Ask(asked));
-    }
-
-    /// Sends to a shard, this one included.
-    fn post(&mut self, shard: usize, message: Mesh) {
-        self.memory.add(message.bytes());
-        if shard == self.setup.shard {
-            self.local.push_back(message);
-        } else {
-            self.outbox.mesh[shard].push(message);
-        }
-    }
-
-    /// There is no room for commands and frames in the lane to this shard; replies still wait in the outbox.
-    fn lane_is_full(&self, shard: usize) -> bool {
-        let waiting = if shard == self.setup.shard { self.local.len() } else { self.outbox.mesh[shard].len() };
-        waiting >= self.setup.limits.lane_messages_max
-    }
-
-    /// The relay is short of memory: what this lane holds is taken first.
-    fn lane_must_wait(&self, shard: usize) -> bool {
-        shard != self.setup.shard && !self.outbox.mesh[shard].is_empty() && !self.memory.allows(Use::Work, 0)
+    /// Storage answers.
+    pub fn on_stored(&mut self, reply: StoreReply) {
+        self.owner.on_stored(&mut self.turn, reply);
     }
 
     /// Ends a turn: does what is due and leaves all effects in the outbox. To be called once after the inputs.
+    ///
+    /// What the last stage says to this shard itself (a member with a gap leaves) waits for the next turn, which is due at
+    /// once.
     pub fn flush(&mut self) {
-        self.read_left_overs();
-        self.give_up_halfway();
+        self.front.read_left_overs(&mut self.turn);
+        self.front.give_up_halfway(&mut self.turn);
         self.keep_up();
-        while let Some(message) = self.local.pop_front() {
-            self.on_mesh(message);
-        }
-        self.form_appends();
-        self.cut_due();
-        while let Some(message) = self.local.pop_front() {
-            self.on_mesh(message);
-        }
-        self.fan_out();
+        self.hear_itself();
+        self.owner.form_appends(&mut self.turn);
+        self.owner.cut_due(&mut self.turn, &self.front.tempo);
+        self.hear_itself();
+        self.front.fan_out(&mut self.turn);
     }
 
-    /// When the next turn is due even if nothing happens, microseconds on the clock of [`Now::us`].
+    /// What the shard has said to itself.
+    fn hear_itself(&mut self) {
+        while let Some(message) = self.turn.local.pop_front() {
+            self.on_mesh(message);
+        }
+    }
+
+    /// When the next turn is due even if nothing happens, microseconds on the clock of [`Now::us`]. To be asked when the
+    /// effects of this turn were carried out.
     pub fn deadline_us(&self) -> u64 {
-        let mut at = if self.upkeep.is_stopping() { self.now.us + 1000 } else { self.upkeep.next_us() };
-        at = at.min(self.next_fan_out_us()).min(self.intake.next_us(self.now.us));
-        if !self.uncut.is_empty() {
-            at = at.min(self.next_cut_us());
+        let now_us = self.turn.now.us;
+        if !self.turn.local.is_empty() {
+            return now_us;
         }
-        if !self.behind.is_empty() {
-            at = at.min(self.now.us + 1000);
-        }
-        at
+        let upkeep_us = if self.turn.stopping { now_us + STOP_US } else { self.upkeep.next_us() };
+        let is_behind = self.owner.is_behind() || self.turn.outbox.mesh.iter().any(|messages| !messages.is_empty());
+        let lanes_us = if is_behind { now_us + LANE_RETRY_US } else { u64::MAX };
+        let cut_us = self.owner.next_cut_us(&self.front.tempo);
+        upkeep_us.min(lanes_us).min(cut_us).min(self.front.deadline_us(now_us))
     }
 
     /// Connections that count towards the limit.
     pub fn connections(&self) -> usize {
-        self.admitted
+        self.front.admitted
     }
 
     /// Rooms in memory that this shard owns.
     pub fn rooms(&self) -> usize {
-        self.rooms.len()
+        self.owner.rooms()
     }
 
     /// Rooms with members connected here, or about to be.
     pub fn feeds(&self) -> usize {
-        self.feed_of.len()
+        self.front.feeds.len()
     }
 
-    /// Feeds served in sweeps.
-    pub fn paced_feeds(&self) -> usize {
-        self.feeds.iter().flatten().filter(|feed| feed.paced).count()
-    }
-
-    /// Chunks of the longest chain of frames.
-    pub fn chunks(&self) -> usize {
-        self.feeds.iter().flatten().map(|feed| feed.chunks()).max().unwrap_or(0)
-    }
-
-    /// Most bytes that wait for one connection alone or are on their way to it alone.
-    pub fn replies_bytes(&self) -> usize {
-        self.sessions.slice(0, 1).map(|session| self.owed_bytes(session)).max().unwrap_or(0)
-    }
-
-    /// Most bytes of one connection that wait to be read.
-    pub fn left_bytes(&self) -> usize {
-        self.intake.left_bytes()
-    }
-
-    /// Most commands under way of one connection.
-    pub fn commands(&self) -> usize {
-        let pipelines = self.sessions.slice(0, 1).filter_map(|session| session.pipeline.as_ref());
-        pipelines.map(|pipeline| pipeline.commands()).max().unwrap_or(0)
+    /// What is most of everything that is bounded.
+    pub fn gauges(&self) -> Gauges {
+        self.front.gauges()
     }
 
     /// What this shard has added to the relay's memory and not given back, bytes; less than none where it gave back what
     /// others had added.
     pub fn memory_used(&self) -> i64 {
-        self.memory.used()
+        self.turn.memory.used()
     }
 
     /// How often members are visited now.
     pub fn tempo(&self) -> &Tempo {
-        &self.tempo
+        &self.front.tempo
     }
 }
+
+#[cfg(test)]
+mod tests;

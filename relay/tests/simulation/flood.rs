@@ -108,12 +108,12 @@ fn hold(flood: &Flood) {
             // The flood is there first.
             inputs.push((healthy, ping));
         }
-        let before = rig.shard.stats.commands;
+        let before = rig.shard.turn.stats.commands;
         let inputs: Vec<_> = inputs.iter().map(|(id, bytes)| (*id, &**bytes)).collect();
         rig.turn(&inputs);
-        let commands = rig.shard.stats.commands - before;
+        let commands = rig.shard.turn.stats.commands - before;
         assert!(commands <= COMMANDS_A_TURN_MAX, "{name}: {commands} commands in turn {turn}");
-        let left = rig.shard.left_bytes();
+        let left = rig.shard.gauges().left_bytes;
         assert!(left <= LEFT_BYTES_MAX, "{name}: {left} bytes of one connection are kept in turn {turn}");
         assert!(rig.open.contains(&healthy) && !rig.paused.contains(&healthy), "{name}: the healthy one is hurt");
         waits = if rig.heard(healthy).is_empty() { waits + 1 } else { 0 };
@@ -159,5 +159,5 @@ fn who_says_much_that_has_an_effect_is_read_later_and_not_closed() {
     // A tenth of a core, and a second's worth of it at once.
     let work_us = 2_000 * 300;
     assert!(turns * TURN_US >= (work_us - 100_000) * 10 / 2, "{given} pages were taken in {turns} turns");
-    assert!(rig.open.contains(&id) && rig.shard.stats.flood_closed == 0);
+    assert!(rig.open.contains(&id) && rig.shard.turn.stats.flood_closed == 0);
 }

@@ -45,11 +45,11 @@ fn pages_that_nobody_takes_are_refused_when_all_of_them_are_as_much_as_the_relay
     for turn in 0..200 {
         let inputs: Vec<_> = hoarders.iter().filter(|id| !rig.paused.contains(id)).map(|&id| (id, &*pages)).collect();
         rig.turn(&inputs);
-        let (held, used) = (rig.shard.connections_bytes(), rig.shard.memory_used());
+        let (held, used) = (rig.shard.gauges().connections_bytes, rig.shard.memory_used());
         assert!(held <= limits.memory_bytes_max + SLACK, "turn {turn}: connections hold {held} bytes");
         assert!(used >= held as i64, "turn {turn}: connections hold {held} bytes and {used} are counted");
     }
-    let held = rig.shard.connections_bytes();
+    let held = rig.shard.gauges().connections_bytes;
     assert!(held > limits.memory_bytes_max / 2, "all is used up: {held}");
     rig.turn(&[]);
     rig.heard(healthy);
@@ -91,7 +91,7 @@ fn pages_from_other_cores_that_are_longer_as_they_are_sent_are_refused_when_they
     // As memory goes they are small. As JSON, each of them is as large as a page may be.
     let records = records(&[1; 700])[..200].to_vec();
     let mut owner = Share::new(&rig.budget);
-    for asked in rig.shard.outbox.mesh[1].drain(..).collect::<Vec<_>>() {
+    for asked in rig.shard.turn.outbox.mesh[1].drain(..).collect::<Vec<_>>() {
         let Mesh::Ask(Asked { origin, room, ask: Ask::History { .. }, .. }) = asked else { panic!("{asked:?}") };
         let answer = Answer::Page { epoch: 1, head: 200, spare: 0, records: records.clone() };
         let page = Mesh::Answer(Answered { origin, room, answer });
@@ -99,10 +99,10 @@ fn pages_from_other_cores_that_are_longer_as_they_are_sent_are_refused_when_they
         rig.shard.on_mesh(page);
     }
     rig.turn(&[]);
-    let held = rig.shard.connections_bytes();
+    let held = rig.shard.gauges().connections_bytes;
     let (some, most) = (limits.memory_bytes_max / 2, limits.memory_bytes_max + SLACK);
     assert!((some..most).contains(&held), "connections hold {held} bytes");
-    assert!(rig.shard.stats.refusals.0[BUSY] > 30, "{:?}", rig.shard.stats.refusals);
+    assert!(rig.shard.turn.stats.refusals.0[BUSY] > 30, "{:?}", rig.shard.turn.stats.refusals);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn of_messages_that_are_begun_and_never_ended_the_oldest_are_given_up() {
     for &id in &slow {
         for part in begun.chunks(32 * 1024) {
             rig.turn(&[(id, part)]);
-            let halfway = rig.shard.halfway_bytes();
+            let halfway = rig.shard.gauges().halfway_bytes;
             assert!(halfway <= limits.memory_bytes_max / 8, "{halfway} bytes are half-way");
         }
     }
@@ -143,7 +143,7 @@ fn of_requests_that_are_begun_and_never_ended_the_oldest_are_given_up() {
     let slow: Vec<_> = (0..400).map(|slot| rig.open(slot).0).collect();
     for &id in &slow {
         rig.turn(&[(id, head.as_bytes())]);
-        let halfway = rig.shard.halfway_bytes();
+        let halfway = rig.shard.gauges().halfway_bytes;
         assert!(halfway <= limits.memory_bytes_max / 8, "{halfway} bytes are half-way");
     }
     rig.turn(&[]);

@@ -193,7 +193,7 @@ impl Process {
     }
 
     fn carry_out(&mut self, n: usize, env: &mut Env) {
-        let outbox = &mut self.shards[n].outbox;
+        let outbox = &mut self.shards[n].turn.outbox;
         for (id, segment) in outbox.sends.drain(..) {
             env.trace.add(|| format!("  {n} sends {} bytes to {id:?}", segment.len()));
             env.sockets
@@ -243,7 +243,8 @@ impl Process {
     /// Invariant 9: what waits in memory is bounded.
     fn check_bounds(&mut self, n: usize, env: &mut Env) {
         let limits = &env.plan.limits;
-        for messages in &self.shards[n].outbox.mesh {
+        let gauges = self.shards[n].gauges();
+        for messages in &self.shards[n].turn.outbox.mesh {
             let is_bounded = |message: &&Mesh| matches!(message, Mesh::Ask(_) | Mesh::Deliver { .. });
             let count = messages.iter().filter(is_bounded).count();
             let max = limits.lane_messages_max;
@@ -252,17 +253,17 @@ impl Process {
                 *env.met.entry("a full lane").or_default() += 1;
             }
         }
-        let (commands, max) = (self.shards[n].commands(), limits.commands_per_session_max);
+        let (commands, max) = (gauges.commands, limits.commands_per_session_max);
         assert!(commands <= max, "invariant 9: {commands} commands of one connection are under way, {max} may");
-        if self.shards[n].paced_feeds() > 0 {
+        if gauges.paced_feeds > 0 {
             *env.met.entry("a paced feed").or_default() += 1;
         }
-        if limits.feed_bytes_max <= OVERLAPPING_BYTES_MAX && self.shards[n].chunks() > 1 {
+        if limits.feed_bytes_max <= OVERLAPPING_BYTES_MAX && gauges.chunks > 1 {
             *env.met.entry("a chunk that overlaps").or_default() += 1;
         }
         // What came at once, what came before the pause, what was read of it and not freed yet, and the rest of a message.
         let left_max = 2 * (2 + EARLY_TURNS as usize) * RECEIVE_BYTES_MAX + env.plan.limits.frame_bytes_max;
-        let left = self.shards[n].left_bytes();
+        let left = gauges.left_bytes;
         assert!(left <= left_max, "invariant 9: {left} bytes of one connection wait to be read");
         if left > 0 {
             env.meet("bytes that are read later");
@@ -272,7 +273,7 @@ impl Process {
         // The largest reply, the short ones to the commands of one receive, and what is left of a visit.
         let page_bytes = page_messages * 300 + limits.replies_bytes_max + 2 * limits.body_bytes_max;
         let short_bytes = 4 * RECEIVE_BYTES_MAX;
-        let (waiting, max) = (self.shards[n].replies_bytes(), limits.replies_bytes_max);
+        let (waiting, max) = (gauges.replies_bytes, limits.replies_bytes_max);
         assert!(
             waiting <= max + page_bytes + short_bytes + VISIT_BYTES_MAX,
             "invariant 9: {waiting} bytes of replies wait for one connection, {max} may"
@@ -292,10 +293,10 @@ impl Process {
         let (used, held) = (self.memory_used(), self.budget.held() as i64);
         assert!(used >= 0, "invariant 9: {used} bytes are counted");
         assert!(used <= held || env.sabotage.is_some(), "invariant 9: {used} bytes are used, {held} held");
-        let connections: usize = self.shards.iter().map(Shard::connections_bytes).sum();
+        let connections: usize = self.shards.iter().map(|shard| shard.gauges().connections_bytes).sum();
         assert!(used >= connections as i64, "invariant 9: connections hold {connections} bytes and {used} are counted");
         for shard in &self.shards {
-            let (bytes, max) = (shard.halfway_bytes(), halfway_bytes_max(&limits, self.shards.len()));
+            let (bytes, max) = (shard.gauges().halfway_bytes, halfway_bytes_max(&limits, self.shards.len()));
             assert!(bytes <= max, "invariant 9: {bytes} bytes of messages are half-way, {max} may");
         }
         let max = limits.memory_bytes_max as i64;
@@ -340,14 +341,14 @@ impl Process {
     pub fn left(&self) -> String {
         let lanes: Vec<String> = self.lanes.iter().flatten().flatten().map(brief).collect();
         let outboxes: Vec<String> =
-            self.shards.iter().flat_map(|s| s.outbox.mesh.iter().flatten()).map(brief).collect();
+            self.shards.iter().flat_map(|s| s.turn.outbox.mesh.iter().flatten()).map(brief).collect();
         format!("lanes {lanes:?}, outboxes {outboxes:?}, storage {}", self.disk.left())
     }
 
     pub fn is_idle(&self) -> bool {
         self.disk.is_idle()
             && self.lanes.iter().flatten().all(VecDeque::is_empty)
-            && self.shards.iter().all(|shard| shard.outbox.mesh.iter().all(Vec::is_empty))
+            && self.shards.iter().all(|shard| shard.turn.outbox.mesh.iter().all(Vec::is_empty))
     }
 }
 

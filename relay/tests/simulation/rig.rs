@@ -123,7 +123,7 @@ impl Rig {
             self.shard.on_bytes(*id, &mut bytes.to_vec());
         }
         self.shard.flush();
-        let outbox = &mut self.shard.outbox;
+        let outbox = &mut self.shard.turn.outbox;
         for (id, segment) in outbox.sends.drain(..) {
             self.down.entry(id).or_default().extend_from_slice(segment.bytes());
             self.sent.push((id, segment.len()));

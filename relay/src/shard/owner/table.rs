@@ -7,13 +7,14 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use protocol::ErrorCode;
 
-use super::command::BUSY_RETRY_MS;
-use super::{Shard, StoreRequest};
+use super::Owner;
 use crate::config::Limits;
 use crate::ids::{Origin, Principal};
 use crate::mesh::Asked;
 use crate::rate::{Buckets, Rate};
 use crate::room::Room;
+use crate::shard::StoreRequest;
+use crate::shard::turn::{BUSY_RETRY_MS, Turn};
 
 /// Rooms that nobody used this long are forgotten, microseconds.
 const IDLE_US: u64 = 60_000_000;
@@ -171,38 +172,45 @@ impl Openers {
     }
 }
 
-impl Shard {
+impl Owner {
     /// A command for a room this shard owns.
-    pub(super) fn on_ask(&mut self, asked: Asked) {
-        let Some(index) = self.rooms.find(&asked.room) else { return self.load(asked) };
-        let waiting_max = self.setup.limits.pending_publishes_max;
+    pub(in crate::shard) fn on_ask(&mut self, turn: &mut Turn, asked: Asked) {
+        let Some(index) = self.rooms.find(&asked.room) else { return self.load(turn, asked) };
+        let waiting_max = turn.setup.limits.pending_publishes_max;
         match self.rooms.get(index) {
-            Some(Owned::Ready(_)) => self.with_room(index, |shard, room| shard.perform(index, room, asked)),
+            Some(Owned::Ready(_)) => {
+                self.with_room(turn, index, |owner, turn, room| owner.execute(turn, index, room, asked, None));
+            }
             Some(Owned::Loading { waiting, .. }) if waiting.len() < waiting_max => {
-                self.memory.add(asked.bytes());
+                turn.memory.add(asked.bytes());
                 waiting.push(asked);
             }
-            _ => self.refuse(&asked, ErrorCode::Busy, BUSY_RETRY_MS),
+            _ => turn.refuse(&asked, ErrorCode::Busy, BUSY_RETRY_MS),
         }
     }
 
     /// One member fewer on this core, a connection of this user. A room that has members is in memory.
-    pub(super) fn on_leave(&mut self, room: &str, core: usize, user: u64) {
+    pub(in crate::shard) fn on_leave(&mut self, turn: &mut Turn, room: &str, core: usize, user: u64) {
         let Some(index) = self.rooms.find(room) else { return };
-        self.with_room(index, |shard, room| {
-            room.used_us = shard.now.us;
+        self.with_room(turn, index, |_, turn, room| {
+            room.used_us = turn.now.us;
             room.audience.leave(core, user);
         });
-        self.forget_empty(index);
+        self.forget_empty(turn, index);
     }
 
     /// Runs `work` on a room, which is taken out of the table meanwhile, and counts what it holds afterwards.
-    pub(super) fn with_room(&mut self, index: u32, work: impl FnOnce(&mut Self, &mut Room)) {
+    pub(super) fn with_room(
+        &mut self,
+        turn: &mut Turn,
+        index: u32,
+        work: impl FnOnce(&mut Self, &mut Turn, &mut Room),
+    ) {
         match self.rooms.slots[index as usize].take() {
             Some(Owned::Ready(mut room)) => {
                 let before = room.bytes();
-                work(self, &mut room);
-                self.memory.replace(before, room.bytes());
+                work(self, turn, &mut room);
+                turn.memory.replace(before, room.bytes());
                 self.rooms.slots[index as usize] = Some(Owned::Ready(room));
             }
             other => self.rooms.slots[index as usize] = other,
@@ -210,54 +218,54 @@ impl Shard {
     }
 
     /// Asks storage for a room that is not in memory, in the place of another one if need be.
-    fn load(&mut self, first: Asked) {
-        if let Err(wait_ms) = self.openers.open(&first, self.now.us) {
-            return self.refuse(&first, ErrorCode::RateLimited, wait_ms);
+    fn load(&mut self, turn: &mut Turn, first: Asked) {
+        if let Err(wait_ms) = self.openers.open(&first, turn.now.us) {
+            return turn.refuse(&first, ErrorCode::RateLimited, wait_ms);
         }
         let has_place =
-            self.setup.budget.open_room() || (self.forget_unused(u64::MAX) && self.setup.budget.open_room());
+            turn.setup.budget.open_room() || (self.forget_unused(turn, u64::MAX) && turn.setup.budget.open_room());
         if !has_place {
-            return self.refuse(&first, ErrorCode::Busy, BUSY_RETRY_MS);
+            return turn.refuse(&first, ErrorCode::Busy, BUSY_RETRY_MS);
         }
-        self.memory.add(first.bytes());
+        turn.memory.add(first.bytes());
         let room = first.room.clone();
-        self.rooms.add(room.clone(), Owned::Loading { waiting: vec![first], since_us: self.now.us });
-        self.stats.opens += 1;
-        self.outbox.store.push(StoreRequest::Open { room });
+        self.rooms.add(room.clone(), Owned::Loading { waiting: vec![first], since_us: turn.now.us });
+        turn.stats.opens += 1;
+        turn.outbox.store.push(StoreRequest::Open { room });
     }
 
     /// Forgets a room that is idle or could not be loaded.
-    pub(super) fn unload(&mut self, index: u32, name: &str) {
+    pub(super) fn unload(&mut self, turn: &mut Turn, index: u32, name: &str) {
         if let Some(owned) = self.rooms.remove(index, name) {
-            self.setup.budget.close_room();
+            turn.setup.budget.close_room();
             if let Owned::Ready(room) = owned {
-                self.memory.give(room.bytes());
+                turn.memory.give(room.bytes());
             }
         }
     }
 
     /// Forgets the room that nobody used for longest, if that is since before `before_us`.
-    fn forget_unused(&mut self, before_us: u64) -> bool {
-        let Some(index) = self.rooms.longest_idle(before_us, self.now.us) else { return false };
+    fn forget_unused(&mut self, turn: &mut Turn, before_us: u64) -> bool {
+        let Some(index) = self.rooms.longest_idle(before_us, turn.now.us) else { return false };
         let Some(name) = self.rooms.ready(index).map(|room| room.name.clone()) else { return false };
-        self.unload(index, &name);
+        self.unload(turn, index, &name);
         true
     }
 
     /// Forgets a room that nobody is in and nobody ever wrote to: there is nothing to keep.
-    pub(super) fn forget_empty(&mut self, index: u32) {
+    pub(super) fn forget_empty(&mut self, turn: &mut Turn, index: u32) {
         let empty = self.rooms.ready(index).filter(|room| room.durable == 0 && room.is_idle());
         if let Some(name) = empty.map(|room| room.name.clone()) {
-            self.unload(index, &name);
+            self.unload(turn, index, &name);
         }
     }
 
     /// Forgets rooms that were idle for long, and when the table is nearly full, those that are idle at all.
-    pub(super) fn forget_rooms(&mut self) {
+    pub(in crate::shard) fn forget_rooms(&mut self, turn: &mut Turn) {
         for _ in 0..FORGETS_MAX {
-            let is_nearly_full = self.setup.budget.rooms_left() < self.setup.limits.max_rooms.div_ceil(SPARE_PART);
-            let before_us = if is_nearly_full { u64::MAX } else { self.now.us.saturating_sub(IDLE_US) };
-            if !self.forget_unused(before_us) {
+            let is_nearly_full = turn.setup.budget.rooms_left() < turn.setup.limits.max_rooms.div_ceil(SPARE_PART);
+            let before_us = if is_nearly_full { u64::MAX } else { turn.now.us.saturating_sub(IDLE_US) };
+            if !self.forget_unused(turn, before_us) {
                 return;
             }
         }

@@ -6,13 +6,8 @@ use std::sync::Arc;
 use protocol::Page;
 use storage::Record;
 
-use super::{Found, Wanted};
-use crate::sizes::sent_bytes;
-
-/// What these records take when they are sent, bytes.
-pub(super) fn all_sent_bytes(room: &str, records: &[Arc<Record>]) -> usize {
-    records.iter().map(|record| sent_bytes(room, record)).sum()
-}
+use crate::shard::{Found, Wanted};
+use crate::sizes::{all_sent_bytes, sent_bytes};
 
 /// Cuts a page to so many bytes, at the end that is farther from what was asked for; one record always stays.
 pub(super) fn shorten(room: &str, records: &mut Vec<Arc<Record>>, page: Page, bytes_max: usize) {

@@ -9,25 +9,29 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use foldhash::HashMap;
-use protocol::Close;
 
-use super::Shard;
-use crate::budget::Use;
+use super::intake::Intake;
+use super::replies::Replies;
 use crate::config::Limits;
 use crate::ids::SessionId;
-use crate::session::{Phase, Session};
+use crate::session::Session;
+use crate::shard::turn::Turn;
 
 /// This part of the memory belongs to connections whatever else there is, the same share to each.
 const SHARES_PART: usize = 4;
 /// Messages and requests that are half-way may hold this part of the memory, those of a core its even part of that.
 const HALFWAY_PART: usize = 8;
 
+/// A connection is not read while more than this part of `--replies-bytes-max` waits for it.
+const HELD_PART: usize = 4;
+/// What an answer to a command under way will have at least, bytes.
+const REPLY_BYTES: usize = 128;
 /// Less is not counted: pings and acks, which would make idle connections have an account.
 const COUNTED_BYTES_MIN: usize = 128;
 
 /// Messages and requests that are half-way and hold more than a connection's share.
 #[derive(Default)]
-pub(super) struct Halfway {
+struct Halfway {
     /// By number, which is their order: whose it is, and its bytes.
     by_age: BTreeMap<u64, (SessionId, usize)>,
     number_of: HashMap<SessionId, u64>,
@@ -58,13 +62,13 @@ impl Halfway {
         self.by_age.first_key_value().map(|(_, (id, _))| *id)
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
 /// What any connection may hold, bytes.
-pub(super) fn share_bytes(limits: &Limits) -> usize {
+fn share_bytes(limits: &Limits) -> usize {
     limits.memory_bytes_max / SHARES_PART / limits.max_connections
 }
 
@@ -73,77 +77,115 @@ pub fn halfway_bytes_max(limits: &Limits, shards: usize) -> usize {
     (limits.memory_bytes_max / HALFWAY_PART / shards).max(2 * limits.frame_bytes_max)
 }
 
-impl Shard {
+/// What the connections of a shard hold for themselves.
+pub(in crate::shard) struct Holdings {
+    pub(super) replies: Replies,
+    pub(in crate::shard) intake: Intake,
+    halfway: Halfway,
+    halfway_bytes_max: usize,
+    /// What any connection may hold, bytes.
+    share_bytes: usize,
+}
+
+impl Holdings {
+    pub(super) fn new(limits: &Limits, shards: usize) -> Self {
+        Self {
+            replies: Replies::default(),
+            intake: Intake::default(),
+            halfway: Halfway::default(),
+            halfway_bytes_max: halfway_bytes_max(limits, shards),
+            share_bytes: share_bytes(limits),
+        }
+    }
+
     /// Counts what a connection holds now, instead of what it held before.
-    pub(super) fn account(&mut self, session: &mut Session) {
+    pub(super) fn account(&mut self, turn: &mut Turn, session: &mut Session) {
         let halfway = session.halfway_bytes();
         if session.reading.halfway || halfway > self.share_bytes {
             let bytes = if halfway > self.share_bytes { halfway } else { 0 };
             session.reading.halfway = bytes > 0;
             self.halfway.set(session.id, bytes);
         }
-        let now = self.holds(session);
+        let now = self.of(session);
         if now != session.counted_bytes() {
-            let counted = &mut session.allowance(&self.setup.limits, self.now.us).counted_bytes;
-            self.memory.replace(mem::replace(counted, now), now);
+            let counted = &mut session.allowance(&turn.setup.limits, turn.now.us).counted_bytes;
+            turn.memory.replace(mem::replace(counted, now), now);
         }
     }
 
-    /// [`Shard::account`] of a connection that something was sent to.
-    pub(super) fn recount(&mut self, id: SessionId) {
-        if let Some(mut session) = self.sessions.take(id) {
-            self.account(&mut session);
-            self.sessions.put(session);
-        }
-    }
-
-    /// What a connection holds for itself, bytes, if it is worth counting.
-    fn holds(&self, session: &Session) -> usize {
+    /// What a connection holds, bytes, if it is worth counting.
+    fn of(&self, session: &Session) -> usize {
         let left = if session.reading.has_left { self.intake.left_of(session.id) } else { 0 };
         let waiting = session.pipeline.as_ref().map_or(0, |pipeline| pipeline.waiting_bytes());
-        let bytes = self.owed_memory(session) + session.halfway_bytes() + left + waiting;
+        let bytes = self.replies.owed_memory(session) + session.halfway_bytes() + left + waiting;
         if bytes < COUNTED_BYTES_MIN { 0 } else { bytes }
     }
 
-    /// There is no memory for what admitted work brings about: who holds more than a share is not read.
-    pub(super) fn memory_is_used_up(&self) -> bool {
-        !self.memory.allows(Use::Finish, 0)
-    }
-
     /// A connection is over: it holds nothing.
-    pub(super) fn close_account(&mut self, session: &Session) {
-        self.memory.give(session.counted_bytes());
+    pub(super) fn forget(&mut self, turn: &mut Turn, session: &Session) {
+        turn.memory.give(session.counted_bytes());
         if session.reading.halfway {
             self.halfway.set(session.id, 0);
         }
+        self.intake.forget(session);
     }
 
-    /// Gives up what was begun first, while too much is half-way.
-    pub(super) fn give_up_halfway(&mut self) {
-        while self.halfway.bytes() > self.halfway_bytes_max
-            && let Some(id) = self.halfway.oldest()
+    /// So many commands of a connection are under way, or so much waits for it, that it is not read before there is less.
+    /// When the relay's memory is used up, more than its share is too much.
+    pub(super) fn is_held(&self, turn: &Turn, session: &Session) -> bool {
+        let limits = &turn.setup.limits;
+        let owed_max = limits.replies_bytes_max / HELD_PART;
+        let answers = session.pipeline.as_ref().map_or(0, |pipeline| REPLY_BYTES * pipeline.commands());
+        let owed = self.replies.owed_bytes(session) + answers;
+        let is_too_much = owed > owed_max || (owed > self.share_bytes && turn.memory_is_used_up());
+        session.is_open() && (session.is_at_its_share(limits) || is_too_much)
+    }
+
+    /// It may be read on in this turn.
+    pub(super) fn may_go_on(&self, turn: &Turn, session: &Session) -> bool {
+        let has_work = session.allowance.as_ref().is_none_or(|allowance| allowance.has_work());
+        self.intake.has_share() && has_work && !self.is_held(turn, session)
+    }
+
+    /// Whether a connection goes on with what is left of it, and whether its ring receives.
+    pub(super) fn regulate(&mut self, turn: &mut Turn, session: &mut Session) {
+        self.account(turn, session);
+        let now_us = turn.now.us;
+        if let Some(allowance) = session.allowance.as_mut().filter(|_| !session.reading.resting)
+            && let rest_us @ 1.. = allowance.rest_us(&turn.setup.limits, now_us)
         {
-            self.stats.overload_closed += 1;
-            self.with_session(id, |shard, session| {
-                match session.phase {
-                    Phase::Handshake(_) => shard.turn_away(session),
-                    _ => shard.close(session, Close::Overloaded),
-                }
-                // The rest of the message is no message.
-                session.close_when_sent = true;
-                session.decoder = shard.decoder(session.deflate);
-            });
+            session.reading.resting = true;
+            self.intake.rest(session.id, now_us + rest_us);
+        }
+        let waits = session.reading.resting || self.is_held(turn, session);
+        let has_enough = waits || (session.reading.has_left && turn.memory_is_used_up());
+        if session.reading.has_left && !waits {
+            self.intake.queue(session);
+        }
+        let reading = &mut session.reading;
+        reading.behind &= reading.has_left;
+        let pause = has_enough || reading.behind;
+        if pause != reading.paused {
+            reading.paused = pause;
+            turn.outbox.receives.push((session.id, !pause));
+            if session.is_open() {
+                // Whom nobody listened to was not silent.
+                session.alive.hear(turn.now.ds());
+            }
         }
     }
 
-    /// What all connections here hold for themselves, counted anew, bytes.
-    pub fn connections_bytes(&self) -> usize {
-        self.sessions.slice(0, 1).map(|session| self.holds(session)).sum()
+    /// Whose message or request was begun first, while too much is half-way.
+    pub(super) fn to_give_up(&self) -> Option<SessionId> {
+        self.halfway.oldest().filter(|_| self.halfway.bytes() > self.halfway_bytes_max)
     }
 
-    /// What is half-way here, bytes.
-    pub fn halfway_bytes(&self) -> usize {
-        self.sessions.slice(0, 1).map(Session::halfway_bytes).filter(|&bytes| bytes > self.share_bytes).sum()
+    /// What these connections hold, counted anew, bytes: all of it, and what is half-way.
+    pub(super) fn count<'s>(&self, sessions: impl Iterator<Item = &'s Session>) -> (usize, usize) {
+        sessions.fold((0, 0), |(all, halfway), session| {
+            let more = session.halfway_bytes();
+            (all + self.of(session), halfway + if more > self.share_bytes { more } else { 0 })
+        })
     }
 }
 
