@@ -222,9 +222,7 @@ impl Owner {
         if let Err(wait_ms) = self.openers.open(&first, turn.now.us) {
             return turn.refuse(&first, ErrorCode::RateLimited, wait_ms);
         }
-        let has_place =
-            turn.setup.budget.open_room() || (self.forget_unused(turn, u64::MAX) && turn.setup.budget.open_room());
-        if !has_place {
+        if !self.find_place(turn) {
             return turn.refuse(&first, ErrorCode::Busy, BUSY_RETRY_MS);
         }
         turn.memory.add(first.bytes());
@@ -236,19 +234,32 @@ impl Owner {
 
     /// Forgets a room that is idle or could not be loaded.
     pub(super) fn unload(&mut self, turn: &mut Turn, index: u32, name: &str) {
-        if let Some(owned) = self.rooms.remove(index, name) {
-            turn.setup.budget.close_room();
-            if let Owned::Ready(room) = owned {
-                turn.memory.give(room.bytes());
-            }
+        self.remove(turn, index, name);
+        turn.setup.budget.close_room();
+    }
+
+    fn remove(&mut self, turn: &mut Turn, index: u32, name: &str) {
+        if let Some(Owned::Ready(room)) = self.rooms.remove(index, name) {
+            turn.memory.give(room.bytes());
         }
     }
 
-    /// Forgets the room that nobody used for longest, if that is since before `before_us`.
-    fn forget_unused(&mut self, turn: &mut Turn, before_us: u64) -> bool {
+    /// A place for one more room: a free one, or that of a room that nobody uses. A shard with more than its even part leaves
+    /// the last free ones to others, or it would have them all in the end.
+    fn find_place(&mut self, turn: &mut Turn) -> bool {
+        let has_its_part = self.rooms.len() >= turn.setup.limits.max_rooms / turn.setup.shards;
+        if has_its_part && turn.setup.budget.rooms_left() <= spare(turn) {
+            return self.take_place(turn, u64::MAX) || turn.setup.budget.open_room();
+        }
+        turn.setup.budget.open_room() || self.take_place(turn, u64::MAX)
+    }
+
+    /// Forgets the room that nobody used for longest, if that is since before `before_us`. Its place is the caller's: to
+    /// give it back and take it again would lose it to another shard.
+    fn take_place(&mut self, turn: &mut Turn, before_us: u64) -> bool {
         let Some(index) = self.rooms.longest_idle(before_us, turn.now.us) else { return false };
         let Some(name) = self.rooms.ready(index).map(|room| room.name.clone()) else { return false };
-        self.unload(turn, index, &name);
+        self.remove(turn, index, &name);
         true
     }
 
@@ -263,13 +274,22 @@ impl Owner {
     /// Forgets rooms that were idle for long, and when the table is nearly full, those that are idle at all.
     pub(in crate::shard) fn forget_rooms(&mut self, turn: &mut Turn) {
         for _ in 0..FORGETS_MAX {
-            let is_nearly_full = turn.setup.budget.rooms_left() < turn.setup.limits.max_rooms.div_ceil(SPARE_PART);
-            let before_us = if is_nearly_full { u64::MAX } else { turn.now.us.saturating_sub(IDLE_US) };
-            if !self.forget_unused(turn, before_us) {
+            let before_us = if turn.setup.budget.rooms_left() < spare(turn) {
+                u64::MAX
+            } else {
+                turn.now.us.saturating_sub(IDLE_US)
+            };
+            if !self.take_place(turn, before_us) {
                 return;
             }
+            turn.setup.budget.close_room();
         }
     }
+}
+
+/// So many places are kept free, if there are rooms that nobody uses.
+fn spare(turn: &Turn) -> usize {
+    turn.setup.limits.max_rooms.div_ceil(SPARE_PART)
 }
 
 #[cfg(test)]

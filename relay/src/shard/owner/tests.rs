@@ -2,6 +2,7 @@ use protocol::{Content, OwnedParts, Page, Start};
 use storage::LogState;
 
 use super::*;
+use crate::budget::Budget;
 use crate::ids::{Origin, Principal, Rights, SessionId, owner_of, user_hash};
 use crate::mesh::{Answered, Mesh};
 use crate::shard::StoreRequest;
@@ -20,7 +21,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let setup = setup(SHARDS);
+        Self::of(setup(SHARDS))
+    }
+
+    fn of(setup: Setup) -> Self {
         let room =
             (0..99).map(|n| format!("room {n}")).find(|room| owner_of(room, SHARDS) == 0).expect("half of them are");
         Self { owner: Owner::new(&setup), turn: Turn::new(setup), room: room.into(), tag: 0 }
@@ -159,4 +163,32 @@ fn a_page_that_is_not_in_memory_is_read_once_for_all_who_ask() {
     assert_eq!(rig.flush(), lines([], ["read 6..=9"]));
     rig.ask("bo", Ask::History { page: Page::Newest, limit: 4, epoch: Some(6), newest_first: false });
     assert!(rig.flush().0[0].contains("Unrecoverable"), "it is of another life of the room");
+}
+
+#[test]
+fn a_shard_whose_rooms_are_forgotten_first_has_its_part_of_the_places_all_the_same() {
+    let mut setup = setup(SHARDS);
+    setup.limits.max_rooms = 16;
+    setup.limits.user_open_rate = 100_000;
+    setup.limits.session_open_rate = 100_000;
+    setup.limits.address_open_rate = 0;
+    setup.budget = Budget::new(&setup.limits, SHARDS);
+    let mut rigs = [Rig::of(setup.clone()), Rig::of(setup)];
+    for n in 0..400 {
+        for rig in &mut rigs {
+            rig.room = format!("room {n}").into();
+            rig.publish("ann", "hi");
+            assert_eq!(rig.flush(), lines([], ["open"]), "round {n}");
+            rig.open(0);
+            rig.flush();
+            rig.appended();
+            assert_eq!(rig.flush().0.len(), 1, "round {n}");
+        }
+        // Its upkeep always comes when few places are free, and the other's after it.
+        for rig in rigs.iter_mut().rev() {
+            rig.owner.forget_rooms(&mut rig.turn);
+        }
+    }
+    let rooms = rigs.each_ref().map(|rig| rig.owner.rooms());
+    assert!(rooms[1] >= 6, "{rooms:?}");
 }
