@@ -14,9 +14,10 @@ use std::ops::ControlFlow;
 
 use crate::{
     Event, Request,
-    dialect::Malformed,
+    dialect::{Agreed, Dialect, Malformed},
     event::Close,
     frame::{self, Incoming, Opcode},
+    handshake::Upgrade,
 };
 
 /// Where Centrifuge servers serve it.
@@ -28,15 +29,12 @@ const PROTOBUF: &str = "centrifuge-protobuf";
 /// What asks for Protobuf in a request's query.
 const PROTOBUF_QUERIES: [&str; 2] = ["format=protobuf", "cf_protocol=protobuf"];
 
-pub(crate) fn choose_subprotocol(offered: &[String]) -> Option<&'static str> {
-    SUBPROTOCOLS.into_iter().find(|name| offered.iter().any(|offered| offered == name))
-}
-
-/// Why a connection cannot be served that was opened with this query and agreed on this sub-protocol.
-pub(crate) fn unserved(subprotocol: Option<&str>, query: &str) -> Option<&'static str> {
+pub(crate) fn negotiate(upgrade: &Upgrade) -> Agreed {
+    let subprotocol = SUBPROTOCOLS.into_iter().find(|name| upgrade.subprotocols.iter().any(|offered| offered == name));
     let asks = |parameter: &str| PROTOBUF_QUERIES.contains(&parameter);
-    let is_protobuf = subprotocol == Some(PROTOBUF) || (subprotocol.is_none() && query.split('&').any(asks));
-    is_protobuf.then_some("Protobuf is not served here, only JSON")
+    let is_protobuf = subprotocol == Some(PROTOBUF) || (subprotocol.is_none() && upgrade.query.split('&').any(asks));
+    let unserved = is_protobuf.then_some("Protobuf is not served here, only JSON");
+    Agreed { dialect: Dialect::Centrifuge, subprotocol, unserved }
 }
 
 /// Status codes of the close frame. SDKs come back by themselves, but for 3500 to 3999.

@@ -5,18 +5,28 @@ pub(crate) mod samples;
 
 use std::ops::ControlFlow;
 
-use crate::{Event, Request, centrifuge, event::Close, frame::Incoming, native};
+use crate::{Event, Request, centrifuge, event::Close, frame::Incoming, handshake::Upgrade, native};
 
-/// An encoding of commands and events. The discriminant indexes per-dialect tables.
+/// An encoding of commands and events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
 pub enum Dialect {
     /// Binary, [`native`].
-    Native = 0,
+    Native,
     /// JSON, [`centrifuge`].
-    Centrifuge = 1,
+    Centrifuge,
     /// [`native`] with the optional parts of messages, for those who ask for its sub-protocol.
-    NativeParts = 2,
+    NativeParts,
+}
+
+/// What the two ends of a connection agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed {
+    /// What both speak.
+    pub dialect: Dialect,
+    /// The sub-protocol to answer with.
+    pub subprotocol: Option<&'static str>,
+    /// Why it is closed as soon as it is open: the client asks for what only a close frame can refuse for good.
+    pub unserved: Option<&'static str>,
 }
 
 /// A client's message that its dialect cannot read.
@@ -25,40 +35,21 @@ pub enum Dialect {
 pub struct Malformed(pub String);
 
 impl Dialect {
-    /// All dialects, in the order of their numbers.
+    /// All dialects.
     pub const ALL: [Self; 3] = [Self::Native, Self::Centrifuge, Self::NativeParts];
-    /// How many dialects there are: the length of a per-dialect table.
-    pub const COUNT: usize = Self::ALL.len();
 
-    /// The dialect served under a request path, unless a sub-protocol says more.
-    pub fn of_path(path: &str) -> Option<Self> {
-        match path {
-            native::PATH => Some(Self::Native),
-            centrifuge::PATH => Some(Self::Centrifuge),
-            _ => None,
-        }
-    }
-
-    /// The sub-protocol to answer with, from those offered, and the dialect that it is. `Err` when only unknown ones
-    /// were offered and the dialect cannot go without.
-    pub fn choose_subprotocol(self, offered: &[String]) -> Result<(Self, Option<&'static str>), Malformed> {
-        match self {
-            Self::Native | Self::NativeParts => native::choose_subprotocol(offered),
-            Self::Centrifuge => Ok((self, centrifuge::choose_subprotocol(offered))),
+    /// What a connection that is asked for will speak; or the HTTP status and the sentence that refuse it.
+    pub fn negotiate(upgrade: &Upgrade) -> Result<Agreed, (u16, String)> {
+        match &*upgrade.path {
+            native::PATH => native::negotiate(upgrade).map_err(|malformed| (400, malformed.0)),
+            centrifuge::PATH => Ok(centrifuge::negotiate(upgrade)),
+            _ => Err((404, format!("No WebSocket here. Use {} or {}.\n", native::PATH, centrifuge::PATH))),
         }
     }
 
     /// What it shows of a message names the connection that published it.
     pub fn names_clients(self) -> bool {
         self != Self::Native
-    }
-
-    /// Why a connection cannot be served that was opened with this query and agreed on this sub-protocol, if so.
-    pub fn unserved(self, subprotocol: Option<&str>, query: &str) -> Option<&'static str> {
-        match self {
-            Self::Native | Self::NativeParts => None,
-            Self::Centrifuge => centrifuge::unserved(subprotocol, query),
-        }
     }
 
     /// Decodes one WebSocket message, which may hold several commands. Commands before a malformed one are still given.

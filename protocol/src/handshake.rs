@@ -6,4 +6,4 @@ mod head;
 mod server;
 
 pub use client::{Response, read_response, request};
-pub use server::{Request, Upgrade, accept, read_request, refuse};
+pub use server::{Request, Upgrade, accept, header, read_request, refuse};

@@ -17,9 +17,10 @@ use wire::{Header, down, up};
 
 use crate::{
     ClientId, Command, Content, Event, Page, Request, Start,
-    dialect::{Dialect, Malformed},
+    dialect::{Agreed, Dialect, Malformed},
     event::{Close, ErrorCode},
     frame::{self, Incoming, Opcode},
+    handshake::Upgrade,
 };
 
 /// Where the relay serves it.
@@ -29,13 +30,14 @@ pub const SUBPROTOCOL: &str = "relay.native.v2";
 /// The same with the optional parts of messages. It goes before the other when both are offered.
 pub const SUBPROTOCOL_PARTS: &str = "relay.native.v2.parts";
 
-pub(crate) fn choose_subprotocol(offered: &[String]) -> Result<(Dialect, Option<&'static str>), Malformed> {
+pub(crate) fn negotiate(upgrade: &Upgrade) -> Result<Agreed, Malformed> {
+    let offered = &upgrade.subprotocols;
     if offered.is_empty() {
-        return Ok((Dialect::Native, None));
+        return Ok(Agreed { dialect: Dialect::Native, subprotocol: None, unserved: None });
     }
     for (dialect, known) in [(Dialect::NativeParts, SUBPROTOCOL_PARTS), (Dialect::Native, SUBPROTOCOL)] {
         if offered.iter().any(|name| name == known) {
-            return Ok((dialect, Some(known)));
+            return Ok(Agreed { dialect, subprotocol: Some(known), unserved: None });
         }
     }
     Err(Malformed(format!("none of the sub-protocols {offered:?} is known here; {PATH} speaks {SUBPROTOCOL}")))

@@ -52,7 +52,7 @@ impl Rig {
             MASK,
             &mut hello,
         );
-        rig.shard.on_open(rig.id, 0, true);
+        rig.shard.on_open(rig.id, None, true);
         rig.turn(&mut hello);
         rig
     }

@@ -19,14 +19,6 @@ pub struct Encoding {
     pub deflate: bool,
 }
 
-impl Encoding {
-    const COUNT: usize = 2 * Dialect::COUNT;
-
-    fn index(self) -> usize {
-        2 * self.dialect as usize + usize::from(self.deflate)
-    }
-}
-
 /// What a core can serve a joining member from its own chain, so that the room's owner need not send it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shared {
@@ -34,6 +26,14 @@ pub struct Shared {
     pub from: u64,
     /// …and the core's frames continue after this one, the first place between two frames.
     pub boundary: u64,
+}
+
+/// The frames of one encoding.
+struct Line {
+    encoding: Encoding,
+    chain: Chain,
+    /// Members that take them.
+    members: u32,
 }
 
 /// A room's members on one core and what they are sent.
@@ -44,8 +44,8 @@ pub struct Feed {
     pub joining: u32,
     /// Last seq that arrived from the owner.
     pub head: u64,
-    chains: [Option<Box<Chain>>; Encoding::COUNT],
-    speakers: [u32; Encoding::COUNT],
+    /// The encodings in use here: few, so that looking through them costs nothing.
+    lines: Vec<Line>,
     /// Served by sweeps; otherwise every frame goes out at once.
     pub paced: bool,
     /// Members still to be visited since the last frame, and the index of the one visited last.
@@ -65,8 +65,7 @@ impl Feed {
             members: Vec::new(),
             joining: 0,
             head: 0,
-            chains: [const { None }; Encoding::COUNT],
-            speakers: [0; Encoding::COUNT],
+            lines: Vec::new(),
             paced: false,
             unvisited: 0,
             visited: 0,
@@ -82,11 +81,20 @@ impl Feed {
         self.members.push(id);
         // The round under way comes by here, too; without one more visit it would end before its last member.
         self.unvisited += usize::from(self.unvisited > 0);
-        self.speakers[encoding.index()] += 1;
-        let head = self.head;
-        let chain = self.chains[encoding.index()].get_or_insert_with(|| Box::new(Chain::new(head)));
-        let cursor = chain.boundary(seq).filter(|boundary| boundary.seq == seq);
+        let line = self.line(encoding);
+        line.members += 1;
+        let cursor = line.chain.boundary(seq).filter(|boundary| boundary.seq == seq);
         (self.members.len() as u32 - 1, cursor.unwrap_or(Cursor::lost(seq)))
+    }
+
+    fn line(&mut self, encoding: Encoding) -> &mut Line {
+        let at = self.lines.iter().position(|line| line.encoding == encoding).unwrap_or_else(|| {
+            // Most rooms have one.
+            self.lines.reserve_exact(1);
+            self.lines.push(Line { encoding, chain: Chain::new(self.head), members: 0 });
+            self.lines.len() - 1
+        });
+        &mut self.lines[at]
     }
 
     /// Removes the member at this index; another one may move there, which is returned.
@@ -96,17 +104,17 @@ impl Feed {
             // The last member took this one's place, maybe on the other side of the round.
             self.unvisited = self.members.len();
         }
-        self.speakers[encoding.index()] -= 1;
+        if let Some(line) = self.lines.iter_mut().find(|line| line.encoding == encoding) {
+            line.members -= 1;
+        }
         self.drop_unused_chains();
         self.members.get(at as usize).copied()
     }
 
     /// Forgets the frames that nobody takes. Those that a join under way may count on stay.
     pub fn drop_unused_chains(&mut self) {
-        for (chain, speakers) in self.chains.iter_mut().zip(self.speakers) {
-            if speakers == 0 && self.joining == 0 {
-                *chain = None;
-            }
+        if self.joining == 0 {
+            self.lines.retain(|line| line.members > 0);
         }
     }
 
@@ -124,34 +132,40 @@ impl Feed {
         Some(self.members[self.visited])
     }
 
-    pub fn chain(&self, encoding: Encoding) -> Option<&Chain> {
-        self.chains[encoding.index()].as_deref()
+    /// The dialects in use here.
+    pub fn dialects(&self) -> impl Iterator<Item = Dialect> + use<> {
+        let is_used = |dialect: &Dialect| self.lines.iter().any(|line| line.encoding.dialect == *dialect);
+        Dialect::ALL.map(|dialect| Some(dialect).filter(is_used)).into_iter().flatten()
     }
 
-    /// The chain of this encoding, if it is in use, and how many members take it.
-    pub fn chain_mut(&mut self, encoding: Encoding) -> Option<(&mut Chain, u32)> {
-        let chain = self.chains[encoding.index()].as_deref_mut()?;
-        Some((chain, self.speakers[encoding.index()]))
+    pub fn chain(&self, encoding: Encoding) -> Option<&Chain> {
+        self.lines.iter().find(|line| line.encoding == encoding).map(|line| &line.chain)
+    }
+
+    /// The chains of a dialect: how each is encoded, and how many members take it.
+    pub fn chains_of(&mut self, dialect: Dialect) -> impl Iterator<Item = (Encoding, &mut Chain, u32)> {
+        let lines = self.lines.iter_mut().filter(move |line| line.encoding.dialect == dialect);
+        lines.map(|line| (line.encoding, &mut line.chain, line.members))
     }
 
     /// What the frames take in memory, bytes.
     pub fn bytes(&self) -> usize {
-        self.chains.iter().flatten().map(|chain| chain.bytes()).sum()
+        self.lines.iter().map(|line| line.chain.bytes()).sum()
     }
 
     /// Forgets the oldest frames until each encoding has no more than this, or a single chunk.
     pub fn shorten(&mut self, bytes_max: usize) {
-        self.chains.iter_mut().flatten().for_each(|chain| chain.shorten(bytes_max));
+        self.lines.iter_mut().for_each(|line| line.chain.shorten(bytes_max));
     }
 
     /// Chunks of the chain that has most.
     pub fn chunks(&self) -> usize {
-        self.chains.iter().flatten().map(|chain| chain.chunks()).max().unwrap_or(0)
+        self.lines.iter().map(|line| line.chain.chunks()).max().unwrap_or(0)
     }
 
     /// Frees frames that were finished before `before_s`.
     pub fn trim(&mut self, before_s: u32) {
-        self.chains.iter_mut().flatten().for_each(|chain| chain.trim(before_s));
+        self.lines.iter_mut().for_each(|line| line.chain.trim(before_s));
         self.drop_unused_chains();
     }
 
@@ -163,8 +177,8 @@ impl Feed {
     /// Moves to `head` without frames in between; members that are not there yet have a gap.
     pub fn reset(&mut self, head: u64) {
         self.head = head;
-        for chain in self.chains.iter_mut().flatten() {
-            chain.reset(head);
+        for line in &mut self.lines {
+            line.chain.reset(head);
         }
     }
 }
@@ -185,8 +199,7 @@ mod tests {
         let mut feed = Feed::new("lobby".into());
         feed.add(id(0), PLAIN, 0);
         for seq in [3, 7, 9] {
-            let (chain, _) = feed.chain_mut(PLAIN).unwrap();
-            chain.append(b"frame", seq, 0, 1 << 20);
+            feed.line(PLAIN).chain.append(b"frame", seq, 0, 1 << 20);
             feed.head = seq;
         }
         assert_eq!(feed.shared(PLAIN, 3), Some(Shared { from: 3, boundary: 3 }));
@@ -203,7 +216,7 @@ mod tests {
         let mut feed = Feed::new("lobby".into());
         feed.add(id(0), DEFLATED, 0);
         feed.add(id(1), PLAIN, 0);
-        feed.chain_mut(DEFLATED).unwrap().0.append(b"frame", 1, 0, 1 << 20);
+        feed.line(DEFLATED).chain.append(b"frame", 1, 0, 1 << 20);
         feed.joining = 1;
         feed.remove(0, DEFLATED);
         assert!(feed.chain(DEFLATED).is_some());

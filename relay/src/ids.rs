@@ -1,6 +1,7 @@
 //! Names of things across cores: sessions, owners, principals.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use storage::{SLOTS, room_slot};
@@ -56,6 +57,19 @@ pub fn user_hash(user: &str) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&blake3::hash(user.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(first)
+}
+
+/// What stands for a peer's address where addresses are counted: of IPv6 only the first 64 bits, which one customer has, so
+/// that nobody has many. 0 when it is not known.
+pub fn address_number(peer: Option<IpAddr>) -> u32 {
+    match peer.map(|peer| peer.to_canonical()) {
+        Some(IpAddr::V4(address)) => address.to_bits(),
+        Some(IpAddr::V6(address)) => {
+            let bits = address.to_bits();
+            (bits >> 96) as u32 ^ (bits >> 64) as u32
+        }
+        None => 0,
+    }
 }
 
 /// The shard that owns a room.

@@ -3,6 +3,7 @@
 //! Lives on its shard's core. Millions of them are idle, so a field here costs memory a million times.
 
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use protocol::frame::{Decoder, Role};
@@ -13,17 +14,26 @@ use crate::allowance::Allowance;
 use crate::chain::Cursor;
 use crate::config::Limits;
 use crate::feed::Encoding;
-use crate::ids::SessionId;
+use crate::ids::{SessionId, address_number};
 use crate::pipeline::Pipeline;
 
 /// What the connection's bytes mean now.
 pub enum Phase {
-    /// HTTP until the request head is complete; the bytes so far.
-    Handshake(Vec<u8>),
-    /// WebSocket.
-    Open,
+    /// HTTP until the request head is complete; what has come of it.
+    Handshake(Box<Arrival>),
+    /// WebSocket. Until the connect command, what decides who this is.
+    Open(Option<Box<Arrival>>),
     /// A close frame is queued or sent; only the peer's own close frame, its end or a timeout matters now.
     Closing,
+}
+
+/// What a connection came with.
+#[derive(Debug, Default)]
+pub struct Arrival {
+    /// The peer's address; none when it was gone before it was asked for.
+    pub peer: Option<IpAddr>,
+    /// The request head: path, query, Origin, Authorization, forwarded addresses ([`protocol::handshake::header`]).
+    pub head: Vec<u8>,
 }
 
 /// What its messages mean.
@@ -210,10 +220,10 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(id: SessionId, message_bytes_max: usize, now_ds: u32) -> Self {
+    pub fn new(id: SessionId, peer: Option<IpAddr>, message_bytes_max: usize, now_ds: u32) -> Self {
         Self {
             id,
-            phase: Phase::Handshake(Vec::new()),
+            phase: Phase::Handshake(Box::new(Arrival { peer, head: Vec::new() })),
             speaks: Speaks::Echo,
             deflate: false,
             dirty: false,
@@ -221,7 +231,7 @@ impl Session {
             alive: Liveness::new(now_ds),
             out: Outgoing::default(),
             decoder: Decoder::new(Role::Server, message_bytes_max),
-            address: 0,
+            address: address_number(peer),
             user: None,
             rooms: Vec::new(),
             pipeline: None,
@@ -266,8 +276,24 @@ impl Session {
     /// Bytes of a message or of its request that have come, where that is not whole.
     pub fn halfway_bytes(&self) -> usize {
         match &self.phase {
-            Phase::Handshake(head) => head.len(),
-            Phase::Open | Phase::Closing => self.decoder.buffer_bytes(),
+            Phase::Handshake(arrival) => arrival.head.len(),
+            Phase::Open(_) | Phase::Closing => self.decoder.buffer_bytes(),
+        }
+    }
+
+    /// Bytes of the request that are kept until it is known who this is.
+    pub fn arrival_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Open(Some(arrival)) => arrival.head.capacity(),
+            _ => 0,
+        }
+    }
+
+    /// It is known who this is: what it came with is not needed any more.
+    pub fn take_arrival(&mut self) -> Option<Box<Arrival>> {
+        match &mut self.phase {
+            Phase::Open(arrival) => arrival.take(),
+            _ => None,
         }
     }
 
@@ -282,7 +308,7 @@ impl Session {
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+        matches!(self.phase, Phase::Open(_))
     }
 }
 

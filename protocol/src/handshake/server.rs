@@ -71,6 +71,15 @@ pub fn read_request(input: &[u8], head_bytes_max: usize) -> Request {
     Request::Refused { response }
 }
 
+/// The value of a header in a request head, if it has exactly one of this name.
+pub fn header<'h>(head: &'h [u8], name: &str) -> Option<&'h str> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    httparse::Request::new(&mut headers).parse(head).ok()?;
+    let mut named = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    let value = named.next().filter(|_| named.next().is_none())?.value;
+    str::from_utf8(value).ok().map(str::trim_ascii)
+}
+
 /// The 101 answer. With `deflate`, which must have been offered ([`Upgrade::deflate`]), messages may be compressed in
 /// both directions, each by itself.
 pub fn accept(upgrade: &Upgrade, subprotocol: Option<&str>, deflate: bool, out: &mut Vec<u8>) {

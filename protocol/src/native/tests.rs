@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     Dialect, Kind, Message, Parts,
     dialect::samples::{any_command, any_messages, commands, events},
+    handshake,
     snowflake::{EPOCH_MS, Snowflake},
 };
 
@@ -114,12 +115,22 @@ fn a_text_message_is_refused() {
 
 #[test]
 fn only_an_offer_without_ours_is_refused() {
-    let offer = |names: &[&str]| choose_subprotocol(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+    let offer = |names: &[&str]| {
+        let mut head = Vec::new();
+        let all = names.join(",");
+        let subprotocol = (!names.is_empty()).then_some(&*all);
+        handshake::request("relay", PATH, subprotocol, false, [0; 16], &mut head);
+        let handshake::Request::Upgrade { upgrade, .. } = handshake::read_request(&head, 4096) else {
+            panic!("{names:?}")
+        };
+        Dialect::negotiate(&upgrade).map(|agreed| (agreed.dialect, agreed.subprotocol))
+    };
     assert_eq!(offer(&[]), Ok((Dialect::Native, None)));
     assert_eq!(offer(&["mqtt", "relay.native.v2"]), Ok((Dialect::Native, Some("relay.native.v2"))));
     let parts = Some("relay.native.v2.parts");
     assert_eq!(offer(&["relay.native.v2", "relay.native.v2.parts"]), Ok((Dialect::NativeParts, parts)));
-    assert!(offer(&["relay.native.v9"]).unwrap_err().0.contains("relay.native.v2"));
+    let (status, why) = offer(&["relay.native.v9"]).unwrap_err();
+    assert!(status == 400 && why.contains("relay.native.v2"), "{why}");
 }
 
 #[test]

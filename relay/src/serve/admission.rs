@@ -1,7 +1,7 @@
 //! How many connections there may be, and where each goes: this shard, another one, or away with a 503.
 
 use std::io::Write;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 
 use protocol::handshake;
@@ -61,19 +61,6 @@ impl std::fmt::Display for Capacity {
 pub struct Handover {
     pub fd: OwnedFd,
     pub refused: usize,
-}
-
-/// What stands for a peer's address: of IPv6 only the first 64 bits, which one customer has, so that nobody has many. 0
-/// when the peer is gone already.
-pub fn address_of(fd: &OwnedFd) -> u32 {
-    match uring::peer(fd).map(|peer| peer.ip().to_canonical()) {
-        Some(IpAddr::V4(address)) => address.to_bits(),
-        Some(IpAddr::V6(address)) => {
-            let bits = address.to_bits();
-            (bits >> 96) as u32 ^ (bits >> 64) as u32
-        }
-        None => 0,
-    }
 }
 
 /// Answers a connection for which there is not even a spare slot.

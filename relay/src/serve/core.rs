@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 use uring::{ACCEPTS_MAX, Config, Event, Ring, SetupError, Socket, Wake};
 
-use super::admission::{Capacity, Handover, address_of, turn_away};
+use super::admission::{Capacity, Handover, turn_away};
 use super::supervise::Running;
 use super::watchdog::Turns;
 use crate::figures::Figures;
@@ -278,9 +278,9 @@ impl Core {
                 return;
             }
         }
-        let address = address_of(&handover.fd);
+        let peer = uring::peer(&handover.fd).map(|peer| peer.ip());
         match self.register(handover.fd) {
-            Ok(id) => self.shard.on_open(id, address, !is_full),
+            Ok(id) => self.shard.on_open(id, peer, !is_full),
             Err(fd) => self.turn_away(fd),
         }
     }

@@ -12,6 +12,7 @@ mod turn;
 mod upkeep;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::front::Front;
@@ -105,10 +106,9 @@ impl Shard {
         self.front.held.intake.begin();
     }
 
-    /// A connection was accepted, from this address (any number that stands for it); one that is not `admitted` is one
-    /// too many and answered 503.
-    pub fn on_open(&mut self, id: SessionId, address: u32, admitted: bool) {
-        self.front.on_open(&mut self.turn, id, address, admitted);
+    /// A connection was accepted, from this address; one that is not `admitted` is one too many and answered 503.
+    pub fn on_open(&mut self, id: SessionId, peer: Option<IpAddr>, admitted: bool) {
+        self.front.on_open(&mut self.turn, id, peer, admitted);
     }
 
     /// Bytes from a connection; they are unmasked in place.

@@ -1,6 +1,7 @@
 //! One incarnation of the relay: its shards, the lanes between them, and the run loop's part of the work.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -127,7 +128,7 @@ impl Process {
             let socket = env.sockets.get_mut(&id).expect("listed");
             if !socket.opened {
                 socket.opened = true;
-                self.shards[n].on_open(id, socket.address, !socket.refused);
+                self.shards[n].on_open(id, Some(Ipv4Addr::from_bits(socket.address).into()), !socket.refused);
             }
             if !env.calm && env.rng.u8(..3) == 0 {
                 continue;

@@ -103,7 +103,7 @@ impl Rig {
     /// A connection that shakes hands in the next turn.
     pub fn open(&mut self, slot: u16) -> (SessionId, Vec<u8>) {
         let id = SessionId::new(0, 0, slot, 0);
-        self.shard.on_open(id, 0, true);
+        self.shard.on_open(id, None, true);
         self.open.insert(id);
         let mut head = Vec::new();
         handshake::request("relay", centrifuge::PATH, None, true, [0; 16], &mut head);

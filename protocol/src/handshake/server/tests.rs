@@ -166,3 +166,11 @@ fn the_query_is_told_apart_from_the_path_and_a_body_is_refused() {
         assert!(status == 400 && text.contains("has no body"), "{header}: {text}");
     }
 }
+
+#[test]
+fn what_a_head_said_beside_the_upgrade_can_be_asked_for_by_name() {
+    let head = with("\r\n\r\n", "\r\nORIGIN: https://a.example \r\nX-Real-IP: 1\r\nX-Real-IP: 2\r\n\r\n");
+    let value = |name| header(head.as_bytes(), name);
+    assert_eq!((value("Origin"), value("host")), (Some("https://a.example"), Some("server.example.com")));
+    assert_eq!((value("X-Real-IP"), value("Authorization")), (None, None), "two values are none");
+}

@@ -116,6 +116,8 @@ impl Front {
         let connected = Event::Connected { user: &user, session: session_id, client, ping_s };
         dialect.encode(tag, &connected, &mut session.out.replies);
         session.user = Some(user);
+        // Who it is does not depend on what it came with.
+        session.take_arrival();
         session.alive.ping(turn.now.ds(), false);
         Ok(())
     }

@@ -9,7 +9,7 @@ use storage::Record;
 
 use crate::budget::Use;
 use crate::deflation::Deflation;
-use crate::feed::{Encoding, Feed};
+use crate::feed::Feed;
 use crate::shard::turn::Turn;
 use crate::sizes::next_batch;
 
@@ -130,18 +130,11 @@ impl Feeds {
         if records[0].seq > feed.head + 1 {
             feed.reset(records[0].seq - 1);
         }
-        for dialect in Dialect::ALL {
-            let [plain, deflated] = [false, true].map(|deflate| Encoding { dialect, deflate });
-            if feed.chain(plain).is_none() && feed.chain(deflated).is_none() {
-                continue;
-            }
+        for dialect in feed.dialects() {
             encode_batches(dialect, room, records, |frame, last| {
-                if let Some((chain, _)) = feed.chain_mut(plain) {
-                    chain.append(frame, last, now_s, bytes_max);
-                }
-                if let Some((chain, members)) = feed.chain_mut(deflated) {
-                    let frame = if members < deflate_min { frame } else { deflation.frames(frame) };
-                    chain.append(frame, last, now_s, bytes_max);
+                for (encoding, chain, members) in feed.chains_of(dialect) {
+                    let deflates = encoding.deflate && members >= deflate_min;
+                    chain.append(if deflates { deflation.frames(frame) } else { frame }, last, now_s, bytes_max);
                 }
             });
         }

@@ -117,7 +117,8 @@ impl Holdings {
     fn of(&self, session: &Session) -> usize {
         let left = if session.reading.has_left { self.intake.left_of(session.id) } else { 0 };
         let waiting = session.pipeline.as_ref().map_or(0, |pipeline| pipeline.waiting_bytes());
-        let bytes = self.replies.owed_memory(session) + session.halfway_bytes() + left + waiting;
+        let came = session.halfway_bytes() + session.arrival_bytes();
+        let bytes = self.replies.owed_memory(session) + came + left + waiting;
         if bytes < COUNTED_BYTES_MIN { 0 } else { bytes }
     }
 

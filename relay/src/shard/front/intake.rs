@@ -329,10 +329,10 @@ impl Front {
             allowance.refill(&turn.setup.limits, turn.now.us);
         }
         let mut used = 0;
-        if let Phase::Handshake(head) = &mut session.phase {
-            let (had, mut head) = (head.len(), mem::take(head));
-            head.extend_from_slice(bytes);
-            used = self.on_head(turn, session, head) - had;
+        if let Phase::Handshake(arrival) = &mut session.phase {
+            let (had, mut arrival) = (arrival.head.len(), mem::take(arrival));
+            arrival.head.extend_from_slice(bytes);
+            used = self.on_head(turn, session, arrival) - had;
             self.held.intake.spend(turn, session, HEAD_NS);
         }
         let rest =

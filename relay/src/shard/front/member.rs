@@ -180,7 +180,7 @@ impl Front {
         }
         self.with_session(turn, id, |front, turn, session| {
             front.close_swamped(turn, session);
-            if let (Phase::Open, Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
+            if let (Phase::Open(_), Speaks::Dialect(dialect)) = (&session.phase, session.speaks) {
                 front.held.replies.say(session, dialect, tag, event);
             }
         });
@@ -190,7 +190,7 @@ impl Front {
     fn on_page(&mut self, turn: &mut Turn, id: SessionId, (tag, spare): (u32, u32), page: impl FnOnce() -> Reply) {
         self.with_session(turn, id, |front, turn, session| {
             front.held.intake.spend(turn, session, -i64::from(spare) * MESSAGE_NS);
-            if let (Phase::Open, Speaks::Dialect(dialect), 1..) = (&session.phase, session.speaks, tag) {
+            if let (Phase::Open(_), Speaks::Dialect(dialect), 1..) = (&session.phase, session.speaks, tag) {
                 let (page, replies) = (page(), &mut front.held.replies);
                 if replies.may_owe(turn, session, &page) {
                     replies.owe(session, page);

@@ -20,6 +20,8 @@ mod request;
 mod sending;
 mod timeouts;
 
+use std::net::IpAddr;
+
 use protocol::frame::Inflater;
 
 pub use self::holdings::halfway_bytes_max;
@@ -84,10 +86,9 @@ impl Front {
         }
     }
 
-    pub(super) fn on_open(&mut self, turn: &mut Turn, id: SessionId, address: u32, admitted: bool) {
+    pub(super) fn on_open(&mut self, turn: &mut Turn, id: SessionId, peer: Option<IpAddr>, admitted: bool) {
         turn.stats.opened += 1;
-        let mut session = Session::new(id, turn.setup.limits.frame_bytes_max, turn.now.ds());
-        session.address = address;
+        let mut session = Session::new(id, peer, turn.setup.limits.frame_bytes_max, turn.now.ds());
         session.refused = !admitted;
         self.admitted += usize::from(admitted);
         self.sessions.open(session);

@@ -1,11 +1,12 @@
 //! Request heads: from HTTP to a WebSocket, or to an answer that says why not.
 
+use protocol::dialect::Agreed;
 use protocol::handshake::{self, Upgrade};
-use protocol::{Close, Dialect, centrifuge};
+use protocol::{Close, Dialect};
 
 use super::Front;
 use super::frames::decoder;
-use crate::session::{Phase, Session, Speaks};
+use crate::session::{Arrival, Phase, Session, Speaks};
 use crate::shard::turn::Turn;
 
 /// Where conformance suites find the echo.
@@ -20,59 +21,53 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 impl Front {
     /// A request head, as far as it has come. Returns how many of its bytes are no WebSocket yet.
-    pub(super) fn on_head(&mut self, turn: &mut Turn, session: &mut Session, head: Vec<u8>) -> usize {
-        match handshake::read_request(&head, HEAD_BYTES_MAX) {
+    pub(super) fn on_head(&mut self, turn: &mut Turn, session: &mut Session, mut arrival: Box<Arrival>) -> usize {
+        let all = arrival.head.len();
+        match handshake::read_request(&arrival.head, HEAD_BYTES_MAX) {
             handshake::Request::Partial => {
-                let all = head.len();
-                session.phase = Phase::Handshake(head);
+                session.phase = Phase::Handshake(arrival);
                 all
             }
             handshake::Request::Refused { response } => {
                 refuse(turn, session, response);
-                head.len()
+                all
             }
             handshake::Request::Upgrade { upgrade, used } => {
-                self.on_upgrade(turn, session, &upgrade);
+                arrival.head.truncate(used);
+                self.on_upgrade(turn, session, &upgrade, arrival);
                 used
             }
         }
     }
 
-    fn on_upgrade(&mut self, turn: &mut Turn, session: &mut Session, upgrade: &Upgrade) {
+    fn on_upgrade(&mut self, turn: &mut Turn, session: &mut Session, upgrade: &Upgrade, arrival: Box<Arrival>) {
         if session.refused {
             turn.stats.full += 1;
             return turn_down(turn, session, 503, FULL, Some(FULL_RETRY_S));
         }
-        let subprotocol = if turn.setup.echo {
-            if upgrade.path != ECHO_PATH {
-                return turn_down(turn, session, 404, &format!("Only {ECHO_PATH} is served here."), None);
-            }
-            session.speaks = Speaks::Echo;
-            None
-        } else if let Some(dialect) = Dialect::of_path(&upgrade.path) {
-            session.speaks = Speaks::Dialect(dialect);
-            match dialect.choose_subprotocol(&upgrade.subprotocols) {
-                Ok((dialect, subprotocol)) => {
-                    session.speaks = Speaks::Dialect(dialect);
-                    subprotocol
-                }
-                Err(malformed) => return turn_down(turn, session, 400, &malformed.0, None),
-            }
-        } else {
-            let body = format!("No WebSocket here. Use {} or {}.\n", protocol::native::PATH, centrifuge::PATH);
-            return turn_down(turn, session, 404, &body, None);
+        let agreed = match agree(turn, upgrade) {
+            Ok(agreed) => agreed,
+            Err((status, body)) => return turn_down(turn, session, status, &body, None),
         };
+        session.speaks = agreed.map_or(Speaks::Echo, |agreed| Speaks::Dialect(agreed.dialect));
         session.alive.hear(turn.now.ds());
         session.deflate = upgrade.deflate;
         session.decoder = decoder(turn, session.deflate);
+        let subprotocol = agreed.and_then(|agreed| agreed.subprotocol);
         handshake::accept(upgrade, subprotocol, session.deflate, &mut session.out.replies);
-        session.phase = Phase::Open;
-        if let Speaks::Dialect(dialect) = session.speaks
-            && let Some(why) = dialect.unserved(subprotocol, &upgrade.query)
-        {
+        session.phase = Phase::Open(agreed.map(|_| arrival));
+        if let Some(why) = agreed.and_then(|agreed| agreed.unserved) {
             self.close_because(turn, session, Close::WrongEncoding, why);
         }
     }
+}
+
+/// What a connection will speak, none for an echo; or the status and the sentence that refuse it.
+fn agree(turn: &Turn, upgrade: &Upgrade) -> Result<Option<Agreed>, (u16, String)> {
+    if !turn.setup.echo {
+        return Dialect::negotiate(upgrade).map(Some);
+    }
+    if upgrade.path == ECHO_PATH { Ok(None) } else { Err((404, format!("Only {ECHO_PATH} is served here."))) }
 }
 
 /// A request that does not come in time.

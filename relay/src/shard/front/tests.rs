@@ -27,7 +27,7 @@ impl Rig {
         let me = SessionId::new(0, 0, 3, 9);
         let mut rig = Self { front: Front::new(&setup), turn: Turn::new(setup), room: room.into(), me };
         rig.front.held.intake.begin();
-        rig.front.on_open(&mut rig.turn, me, 1, true);
+        rig.front.on_open(&mut rig.turn, me, None, true);
         let mut head = Vec::new();
         handshake::request("relay", native::PATH, None, false, [0; 16], &mut head);
         rig.front.on_bytes(&mut rig.turn, me, &mut head);

@@ -69,7 +69,7 @@ fn due(turn: &Turn, session: &Session) -> Option<Due> {
     match session.phase {
         Phase::Handshake(_) => (silent >= ds(limits.connect_timeout_ms)).then_some(Due::Refuse),
         Phase::Closing => (silent >= CLOSING_DS).then_some(Due::End),
-        Phase::Open => {
+        Phase::Open(_) => {
             let blocked =
                 session.out.blocked_ds != 0 && now - session.out.blocked_ds >= ds(limits.slow_consumer_timeout_ms);
             if blocked {
