@@ -352,7 +352,7 @@ impl<'w> Crowd<'w> {
                 self.advice.insert(place, reconnect_after_ms.into());
             }
             Received::Connected { .. } | Received::Pong | Received::Ping => {}
-            Received::Batch { .. } | Received::History { .. } | Received::Left { .. } => {
+            Received::Batch { .. } | Received::History { .. } | Received::Left { .. } | Received::Info { .. } => {
                 self.fault(place, "a reply to a command that was not sent");
             }
         }

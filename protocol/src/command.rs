@@ -45,6 +45,10 @@ pub enum Command<'a> {
         /// The reply is in descending order of seq, where the dialect has that.
         newest_first: bool,
     },
+    /// Who is in a room, and how much is said in it.
+    Info {
+        room: Cow<'a, str>,
+    },
     Ping,
     /// The answer to the relay's own ping; only proves life.
     Pong,
@@ -85,6 +89,7 @@ impl<'a> Command<'a> {
             Self::History { room, page, limit, epoch, newest_first } => {
                 Command::History { room: owned(room), page, limit, epoch, newest_first }
             }
+            Self::Info { room } => Command::Info { room: owned(room) },
             Self::Ping => Command::Ping,
             Self::Pong => Command::Pong,
             Self::Unsupported => Command::Unsupported,
@@ -98,7 +103,8 @@ impl<'a> Command<'a> {
             Self::Join { room, .. }
             | Self::Leave { room }
             | Self::Publish { room, .. }
-            | Self::History { room, .. } => Some(room),
+            | Self::History { room, .. }
+            | Self::Info { room } => Some(room),
             Self::Connect { .. } | Self::Ping | Self::Pong | Self::Unsupported | Self::Refused { .. } => None,
         }
     }

@@ -112,6 +112,15 @@ pub enum Event<'a, M = &'a [Message<'a>]> {
         head: u64,
         messages: M,
     },
+    /// Reply to info: connections in the room, users among them, and messages a minute, as the last seconds were.
+    Info {
+        room: &'a str,
+        epoch: u64,
+        head: u64,
+        members: u32,
+        people: u32,
+        per_minute: u32,
+    },
     /// Messages of a room, ascending and without holes. The same bytes for every member.
     Batch {
         room: &'a str,

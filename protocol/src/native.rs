@@ -125,6 +125,10 @@ fn read_request(payload: &[u8]) -> Option<Request<'_>> {
                 None => unknown("page", *page),
             }
         }
+        up::INFO => {
+            let wire::ArchivedAskInfo { room } = header.root(payload)?;
+            Command::Info { room: Cow::Borrowed(room) }
+        }
         up::PING => Command::Ping,
         up::PONG => Command::Pong,
         _ => Command::Unsupported,
@@ -199,6 +203,9 @@ fn encode_event(tag: u32, event: &Event<'_>, with_parts: bool, out: &mut Vec<u8>
         Event::GoingAway { reason, reconnect_after_ms } => {
             wire::write(tag, down::GOING_AWAY, &wire::GoingAway { reason, reconnect_after_ms }, out);
         }
+        Event::Info { room, epoch, head, members, people, per_minute } => {
+            wire::write(tag, down::INFO, &wire::Info { room, epoch, head, members, people, per_minute }, out);
+        }
         Event::Pong => wire::write(tag, down::PONG, &(), out),
         Event::Ping => {}
     }
@@ -233,6 +240,7 @@ pub fn encode_request(request: &Request<'_>, out: &mut Vec<u8>) {
             };
             wire::write(tag, up::HISTORY, &wire::History { room, page, position, limit: *limit, epoch: *epoch }, out);
         }
+        Command::Info { room } => wire::write(tag, up::INFO, &wire::AskInfo { room }, out),
         Command::Ping => wire::write(tag, up::PING, &(), out),
         Command::Pong => wire::write(tag, up::PONG, &(), out),
         Command::Unsupported | Command::Refused { .. } => wire::write(tag, up::NONE, &(), out),
@@ -301,6 +309,11 @@ fn read_event(payload: &[u8]) -> Option<(u32, Option<Received<'_>>)> {
         down::GOING_AWAY => {
             let wire::ArchivedGoingAway { reason, reconnect_after_ms } = header.root(payload)?;
             Event::GoingAway { reason, reconnect_after_ms: reconnect_after_ms.to_native() }
+        }
+        down::INFO => {
+            let wire::ArchivedInfo { room, epoch, head, members, people, per_minute } = header.root(payload)?;
+            let (epoch, head, members) = (epoch.to_native(), head.to_native(), members.to_native());
+            Event::Info { room, epoch, head, members, people: people.to_native(), per_minute: per_minute.to_native() }
         }
         down::PONG => Event::Pong,
         _ => return Some((header.tag, None)),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use protocol::{Content, ErrorCode, OwnedParts, Page, Start};
 use storage::{Key, Record};
 
+use crate::budget::Use;
 use crate::feed::Shared;
 use crate::ids::{Origin, Principal, Rights};
 use crate::sizes::records_bytes;
@@ -59,6 +60,7 @@ pub enum Ask {
         epoch: Option<u64>,
         newest_first: bool,
     },
+    Info,
 }
 
 /// What the owner of a room answers.
@@ -99,6 +101,8 @@ pub enum Answer {
         spare: u32,
         records: Vec<Arc<Record>>,
     },
+    /// What goes on in the room; the fields are those of `protocol::Event`.
+    Info { epoch: u64, head: u64, members: u32, people: u32, per_minute: u32 },
     /// The command was refused. After a refused join the member is forgotten.
     Refused { code: ErrorCode, retry_after_ms: u32, is_join: bool },
 }
@@ -133,7 +137,16 @@ impl Ask {
     pub fn is_allowed(&self, rights: Rights) -> bool {
         match self {
             Self::Publish { .. } => rights.publish,
-            Self::Join { .. } | Self::History { .. } => rights.read,
+            Self::Join { .. } | Self::History { .. } | Self::Info => rights.read,
+        }
+    }
+
+    /// What there must be memory for before it is sent to the owner: what kind of work it is, and bytes.
+    pub fn needs(&self) -> Option<(Use, usize)> {
+        match self {
+            Self::Publish { body, .. } => Some((Use::Work, body.len())),
+            Self::History { .. } => Some((Use::Answer, 0)),
+            Self::Join { .. } | Self::Info => None,
         }
     }
 
@@ -141,7 +154,7 @@ impl Ask {
     pub fn body_bytes(&self) -> usize {
         match self {
             Self::Publish { body, .. } => body.len(),
-            Self::Join { .. } | Self::History { .. } => 0,
+            Self::Join { .. } | Self::History { .. } | Self::Info => 0,
         }
     }
 }
@@ -150,7 +163,7 @@ impl Answer {
     fn records_bytes(&self) -> usize {
         match self {
             Self::Joined { backlog: records, .. } | Self::Page { records, .. } => records_bytes(records),
-            Self::Acked { .. } | Self::KeyTaken { .. } | Self::Refused { .. } => 0,
+            Self::Acked { .. } | Self::KeyTaken { .. } | Self::Info { .. } | Self::Refused { .. } => 0,
         }
     }
 }

@@ -97,6 +97,11 @@ impl MessageRate {
         (f64::from(sum), Self::LOOKS as f64)
     }
 
+    /// Messages a minute, as the last of them came.
+    pub fn per_minute(&self) -> u32 {
+        (60.0 * self.per_s).round() as u32
+    }
+
     /// Visits per second that so many members cost when each message is a visit.
     pub fn visits_per_s(&self, members: usize) -> f64 {
         self.per_s * members as f64

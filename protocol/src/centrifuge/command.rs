@@ -78,6 +78,9 @@ struct Envelope<'a> {
     publish: Option<Object<Publish<'a>>>,
     #[serde(borrow)]
     history: Option<Object<History<'a>>>,
+    /// Ours.
+    #[serde(borrow)]
+    info: Option<Object<Info<'a>>>,
     ping: Option<IgnoredAny>,
     send: Option<IgnoredAny>,
     presence: Option<IgnoredAny>,
@@ -152,6 +155,12 @@ struct History<'a> {
 }
 
 #[derive(Deserialize)]
+struct Info<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
 struct Position<'a> {
     offset: Option<u64>,
     #[serde(borrow)]
@@ -172,6 +181,7 @@ impl<'a> Envelope<'a> {
             Self { unsubscribe: Some(unsubscribe), .. } => Command::Leave { room: unsubscribe.0.channel },
             Self { publish: Some(publish), .. } => publish.0.command(),
             Self { history: Some(history), .. } => history.0.command(),
+            Self { info: Some(info), .. } => Command::Info { room: info.0.channel },
             Self { ping: Some(_), .. } => Command::Ping,
             Self { send: Some(_), .. } => {
                 return Ok(Request { tag: 0, command: not_available("nothing takes what is sent with `send`") });
@@ -200,6 +210,7 @@ impl<'a> Envelope<'a> {
             self.unsubscribe.is_some(),
             self.publish.is_some(),
             self.history.is_some(),
+            self.info.is_some(),
             self.ping.is_some(),
             self.send.is_some(),
             self.presence.is_some(),

@@ -61,6 +61,13 @@ pub(super) fn write(tag: u32, event: &Event<'_>, out: &mut Vec<u8>) {
         },
         Event::Left { .. } => Answer::Unsubscribe {},
         Event::Acked { seq, id, .. } => Answer::Publish(Stored { offset: seq, id }),
+        Event::Info { epoch, head, members, people, per_minute, .. } => Answer::Info {
+            epoch: format!("{epoch:x}"),
+            offset: head,
+            num_clients: members,
+            num_users: people,
+            per_minute,
+        },
         Event::Pong => Answer::Ping {},
     };
     json(out, &Reply { id: tag, answer: result });
@@ -113,6 +120,13 @@ enum Answer<'a> {
     },
     Unsubscribe {},
     Publish(Stored),
+    Info {
+        epoch: String,
+        offset: u64,
+        num_clients: u32,
+        num_users: u32,
+        per_minute: u32,
+    },
     Ping {},
     Error(Failure<'a>),
 }

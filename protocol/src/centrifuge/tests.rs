@@ -56,6 +56,7 @@ fn spelled(tag: u32, command: &Command<'_>) -> String {
             (history["channel"], history["limit"]) = (json!(room), json!(limit));
             json!({"history": history})
         }
+        Command::Info { room } => json!({"info": {"channel": room}}),
         Command::Ping => json!({"ping": {}}),
         Command::Pong => return "{}".to_owned(),
         Command::Unsupported | Command::Refused { .. } => json!({"dance": {}}),

@@ -64,6 +64,7 @@ pub(crate) fn commands() -> Vec<Command<'static>> {
         history(Page::Before(9)),
         history(Page::After(9)),
         history(Page::Around(9)),
+        Command::Info { room: room() },
         Command::Ping,
         Command::Pong,
         Command::Unsupported,
@@ -86,6 +87,7 @@ pub(crate) fn events() -> Vec<Event<'static>> {
         Event::Batch { room, messages: &MESSAGES[1..2] },
         Event::Gap { room, from: 10, to: 20 },
         Event::GoingAway { reason: "restart", reconnect_after_ms: 1_500 },
+        Event::Info { room, epoch: 0xfeed, head: 43, members: 3, people: 2, per_minute: 70 },
         Event::Pong,
         Event::Ping,
     ];
@@ -124,6 +126,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command<'static>> {
             epoch: None,
             newest_first: false,
         }),
+        name().prop_map(|room| Command::Info { room }),
         Just(Command::Ping),
     ]
 }

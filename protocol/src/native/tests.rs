@@ -48,6 +48,9 @@ fn read_back(payload: &[u8], check: impl FnOnce(u32, Event<'_>)) {
         Received::Gap { room, from, to } => Event::Gap { room, from, to },
         Received::Error { code, message, retry_after_ms } => Event::Error { code, message, retry_after_ms },
         Received::GoingAway { reason, reconnect_after_ms } => Event::GoingAway { reason, reconnect_after_ms },
+        Received::Info { room, epoch, head, members, people, per_minute } => {
+            Event::Info { room, epoch, head, members, people, per_minute }
+        }
         Received::Pong => Event::Pong,
         Received::Ping => Event::Ping,
     };

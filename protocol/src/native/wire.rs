@@ -82,6 +82,7 @@ pub(super) mod up {
     pub const HISTORY: u8 = 5;
     pub const PING: u8 = 6;
     pub const PONG: u8 = 7;
+    pub const INFO: u8 = 8;
 
     /// How long the root of a kind is in this version.
     pub fn root_bytes(kind: u8) -> usize {
@@ -91,6 +92,7 @@ pub(super) mod up {
             LEAVE => size_of::<super::ArchivedLeave<'_>>(),
             PUBLISH => size_of::<super::ArchivedPublish<'_>>(),
             HISTORY => size_of::<super::ArchivedHistory<'_>>(),
+            INFO => size_of::<super::ArchivedAskInfo<'_>>(),
             _ => 0,
         }
     }
@@ -108,6 +110,7 @@ pub(super) mod down {
     pub const ERROR: u8 = 8;
     pub const GOING_AWAY: u8 = 9;
     pub const PONG: u8 = 10;
+    pub const INFO: u8 = 11;
 
     /// How long the root of a kind is in this version.
     pub fn root_bytes(kind: u8) -> usize {
@@ -121,6 +124,7 @@ pub(super) mod down {
             GAP => size_of::<super::ArchivedGap<'_>>(),
             ERROR => size_of::<super::ArchivedError<'_>>(),
             GOING_AWAY => size_of::<super::ArchivedGoingAway<'_>>(),
+            INFO => size_of::<super::ArchivedInfo<'_>>(),
             _ => 0,
         }
     }
@@ -173,6 +177,12 @@ pub(super) struct History<'a> {
     pub position: u64,
     pub limit: u32,
     pub epoch: Option<u64>,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct AskInfo<'a> {
+    #[rkyv(with = InlineAsBox)]
+    pub room: &'a str,
 }
 
 // The roots of events; messages are packed.
@@ -253,6 +263,17 @@ pub(super) struct GoingAway<'a> {
     #[rkyv(with = InlineAsBox)]
     pub reason: &'a str,
     pub reconnect_after_ms: u32,
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct Info<'a> {
+    #[rkyv(with = InlineAsBox)]
+    pub room: &'a str,
+    pub epoch: u64,
+    pub head: u64,
+    pub members: u32,
+    pub people: u32,
+    pub per_minute: u32,
 }
 
 /// [`super::Packed`]. Never grows, for other fields may follow it in a root.

@@ -51,6 +51,11 @@ pub enum Event {
         head: u64,
         lines: Vec<Line>,
     },
+    Info {
+        head: u64,
+        members: u32,
+        people: u32,
+    },
     Batch {
         room: String,
         lines: Vec<Line>,
@@ -146,6 +151,7 @@ impl From<Received<'_>> for Event {
             Received::Error { code, retry_after_ms, .. } => Self::Error { code, retry_after_ms },
             Received::KeyTaken { seq, id } => Self::KeyTaken { seq, id },
             Received::GoingAway { reconnect_after_ms, .. } => Self::GoingAway { reconnect_after_ms },
+            Received::Info { head, members, people, .. } => Self::Info { head, members, people },
             Received::Pong => Self::Pong,
             Received::Ping => Self::Ping,
         }

@@ -253,6 +253,18 @@ impl Client {
                 env.oracle.key_taken(&body, seq, id);
                 self.know(&env.oracle.sent(&body).room, seq);
             }
+            (Asked::Info { room }, Heard::Info { epoch, head, members, people }) => {
+                assert!(epoch == env.oracle.epoch, "invariant 3: the epoch of {room} is {epoch:x}");
+                let acked = conn.told.get(&room).map_or(0, |told| told.acked.1);
+                assert!(head >= acked, "invariant 12: info of {room} ends at {head}, before {acked}");
+                let is_member = u32::from(conn.joined.contains_key(&room));
+                assert!(
+                    people >= is_member && people <= members,
+                    "invariant 12: {members} members and {people} people are in {room}, where this client is {is_member}"
+                );
+                conn.told_head(&room, head);
+                env.meet("what goes on in a room");
+            }
             (Asked::History { room, page, limit }, Heard::History { epoch, head, mut lines }) => {
                 if self.dialect == Dialect::Centrifuge && page == Page::Newest {
                     lines.reverse();
@@ -342,7 +354,7 @@ impl Client {
             },
             Asked::Leave { room } if code == E::NotJoined => !conn.joined.contains_key(room),
             Asked::Leave { .. } => code == E::Busy && conn.may_be_at_its_share(&asked, limits),
-            Asked::History { .. } => overloaded || code == E::RateLimited,
+            Asked::History { .. } | Asked::Info { .. } => overloaded || code == E::RateLimited,
             Asked::Connect | Asked::Ping => false,
         };
         assert!(is_known, "client {}: {asked:?} was refused with {code:?}", self.index);

@@ -40,6 +40,7 @@ pub enum Heard<'a> {
     Left,
     Acked { seq: u64, id: u64 },
     History { epoch: u64, head: u64, lines: Vec<Line<'a>> },
+    Info { epoch: u64, head: u64, members: u32, people: u32 },
     Batch { room: Cow<'a, str>, lines: Vec<Line<'a>> },
     Gap { room: &'a str, from: u64, to: u64 },
     Unsubscribed { room: Cow<'a, str>, code: u64 },
@@ -123,6 +124,7 @@ fn to_json(request: &Request<'_>) -> String {
                 Page::Around(seq) => json!({ "channel": room, "limit": limit, "around": seq }),
             },
         ),
+        Command::Info { room } => ("info", json!({ "channel": room })),
         Command::Ping => ("ping", json!({})),
         Command::Pong | Command::Unsupported | Command::Refused { .. } => return "{}".to_owned(),
     };
@@ -163,6 +165,7 @@ fn heard<'a>(dialect: Dialect, received: &native::Received<'a>) -> Heard<'a> {
         R::KeyTaken { seq, id } => Heard::KeyTaken { seq, id },
         R::Error { code, .. } => Heard::Refused { code },
         R::GoingAway { .. } => Heard::GoingAway,
+        R::Info { epoch, head, members, people, .. } => Heard::Info { epoch, head, members, people },
         R::Pong => Heard::Pong,
         R::Ping => Heard::Ping,
     }
@@ -197,6 +200,7 @@ struct Down<'a> {
     unsubscribe: Option<Value>,
     publish: Option<Value>,
     ping: Option<Value>,
+    info: Option<Value>,
     error: Option<Value>,
 }
 
@@ -259,6 +263,12 @@ fn from_json<'a>(document: &'a str, each: &mut impl FnMut(u32, Heard<'a>)) {
             epoch: epoch(&pages.epoch),
             head: pages.offset,
             lines: pages.publications.into_iter().map(Into::into).collect(),
+        },
+        Down { info: Some(info), .. } => Heard::Info {
+            epoch: epoch(info["epoch"].as_str().expect("an epoch")),
+            head: number(&info, "offset"),
+            members: number(&info, "num_clients") as u32,
+            people: number(&info, "num_users") as u32,
         },
         Down { connect: Some(connect), .. } => {
             let user = connect["data"]["user"].as_str().expect("a user").to_owned().into();

@@ -50,7 +50,7 @@ impl Front {
         }
     }
 
-    /// Runs a command that asks nothing of a room; the others are checked and get in line.
+    /// Runs a command that asks nothing of a room; the others get in line.
     fn run(
         &mut self,
         turn: &mut Turn,
@@ -59,41 +59,30 @@ impl Front {
         request: &Request<'_>,
     ) -> Result<(), Refusal> {
         match &request.command {
-            Command::Pong => return Ok(()),
+            Command::Pong => Ok(()),
             Command::Ping => {
                 dialect.encode(request.tag, &Event::Pong, &mut session.out.replies);
-                return Ok(());
+                Ok(())
             }
-            Command::Connect { user, .. } => return self.connect(turn, session, dialect, request.tag, user.as_deref()),
-            Command::Unsupported => return Err((ErrorCode::Unsupported, "this relay has no such command", 0)),
+            Command::Connect { user, .. } => self.connect(turn, session, dialect, request.tag, user.as_deref()),
+            Command::Unsupported => Err((ErrorCode::Unsupported, "this relay has no such command", 0)),
             Command::Refused { code, why } => {
                 self.refuse_unread(turn, session, dialect, (request.tag, *code), why);
-                return Ok(());
+                Ok(())
             }
-            _ => {}
+            Command::Join { room, .. }
+            | Command::Leave { room }
+            | Command::Publish { room, .. }
+            | Command::History { room, .. }
+            | Command::Info { room } => {
+                let Some(user) = session.user.clone() else {
+                    return Err((ErrorCode::NotConnected, "connect first", 0));
+                };
+                let room: Arc<str> = name(turn, room)?.into();
+                let step = step_of(turn, session, dialect, &user, &request.command)?;
+                self.in_order(turn, session, dialect, (request.tag, room), step)
+            }
         }
-        let Some(user) = session.user.clone() else {
-            return Err((ErrorCode::NotConnected, "connect first", 0));
-        };
-        let Some(room) = request.command.room() else { return Ok(()) };
-        let room: Arc<str> = name(turn, room)?.into();
-        let ask = match &request.command {
-            Command::Join { start, .. } => Ask::Join { start: *start, shared: None },
-            Command::Publish { content, body, key, .. } => {
-                check_publish(turn, session, *content, body, key.as_deref())?;
-                let content = *content;
-                let key =
-                    key.as_deref().map(|key| Key { hash: key_hash(&user, key), body: Some(body_hash(content, body)) });
-                let client = dialect.names_clients().then(|| client_id(turn, session.id));
-                let parts = NewParts { client, ..NewParts::default() }.pack();
-                Ask::Publish { content, body: Box::from(&**body), key, parts }
-            }
-            Command::History { page, limit, epoch, newest_first, .. } => {
-                Ask::History { page: *page, limit: *limit, epoch: *epoch, newest_first: *newest_first }
-            }
-            _ => return self.in_order(turn, session, dialect, (request.tag, room), Step::Leave),
-        };
-        self.in_order(turn, session, dialect, (request.tag, room), Step::Ask(ask))
     }
 
     fn connect(
@@ -121,6 +110,35 @@ impl Front {
         session.alive.ping(turn.now.ds(), false);
         Ok(())
     }
+}
+
+/// What a command asks of its room, checked.
+fn step_of(
+    turn: &Turn,
+    session: &mut Session,
+    dialect: Dialect,
+    user: &str,
+    command: &Command<'_>,
+) -> Result<Step, Refusal> {
+    Ok(Step::Ask(match command {
+        Command::Join { start, .. } => Ask::Join { start: *start, shared: None },
+        Command::Publish { content, body, key, .. } => {
+            check_publish(turn, session, *content, body, key.as_deref())?;
+            let (content, key) = (*content, key.as_deref());
+            let key = key.map(|key| Key { hash: key_hash(user, key), body: Some(body_hash(content, body)) });
+            let client = dialect.names_clients().then(|| client_id(turn, session.id));
+            let parts = NewParts { client, ..NewParts::default() }.pack();
+            Ask::Publish { content, body: Box::from(&**body), key, parts }
+        }
+        Command::History { page, limit, epoch, newest_first, .. } => {
+            Ask::History { page: *page, limit: *limit, epoch: *epoch, newest_first: *newest_first }
+        }
+        Command::Info { .. } => Ask::Info,
+        Command::Leave { .. } => return Ok(Step::Leave),
+        Command::Connect { .. } | Command::Ping | Command::Pong | Command::Unsupported | Command::Refused { .. } => {
+            return Err((ErrorCode::Internal, "the command is about no room", 0));
+        }
+    }))
 }
 
 /// What others know a connection by.

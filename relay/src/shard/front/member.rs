@@ -105,6 +105,10 @@ impl Front {
             Answer::Page { epoch, head, spare, records } => {
                 self.on_page(turn, id, (tag, spare), || Reply::page(tag, room.clone(), (epoch, head), records));
             }
+            Answer::Info { epoch, head, members, people, per_minute } => {
+                let info = Event::Info { room: &room, epoch, head, members, people, per_minute };
+                self.reply(turn, (id, tag), &info);
+            }
             Answer::Refused { code, retry_after_ms, is_join } => {
                 turn.stats.refuse(code);
                 if is_join {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use protocol::{Dialect, ErrorCode, Event};
 
 use super::Front;
-use crate::budget::Use;
 use crate::ids::{Origin, Principal, Rights, SessionId};
 use crate::mesh::{Ask, Asked, Mesh};
 use crate::pipeline::Step;
@@ -48,10 +47,11 @@ impl Front {
         let Some(user) = session.user.clone() else {
             return Err((ErrorCode::NotConnected, "connect first", 0));
         };
-        match &mut ask {
-            Ask::Publish { body, .. } => turn.check_memory(Use::Work, body.len())?,
-            Ask::History { .. } => turn.check_memory(Use::Answer, 0)?,
-            Ask::Join { start, shared } => *shared = self.begin_join(turn, session, &room, *start)?,
+        if let Some((wanted, bytes)) = ask.needs() {
+            turn.check_memory(wanted, bytes)?;
+        }
+        if let Ask::Join { start, shared } = &mut ask {
+            *shared = self.begin_join(turn, session, &room, *start)?;
         }
         let principal = Principal { user, address: session.address, rights: Rights::ALL };
         session.pipeline.get_or_insert_default().asked(&room, ask.is_publish());

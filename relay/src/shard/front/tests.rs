@@ -83,6 +83,7 @@ impl Rig {
                 Ask::Join { .. } => format!("{tag} join"),
                 Ask::Publish { .. } => format!("{tag} publish"),
                 Ask::History { .. } => format!("{tag} history"),
+                Ask::Info => format!("{tag} info"),
             },
             Mesh::Leave { user, .. } => format!("leave {}", user == user_hash("ann")),
             other => panic!("a front does not say {other:?}"),

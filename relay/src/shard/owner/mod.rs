@@ -139,6 +139,11 @@ impl Owner {
                 }
                 self.page(turn, room, (page, limit, newest_first), asked, extra);
             }
+            Ask::Info => {
+                let (members, people) = (room.audience.members(), room.audience.people() as u32);
+                let (epoch, head, per_minute) = (room.epoch, room.durable, room.rate.per_minute());
+                turn.answer(asked.origin, &room.name, Answer::Info { epoch, head, members, people, per_minute });
+            }
         }
     }
 

@@ -64,7 +64,11 @@ impl Client {
                 let room = Self::room(env);
                 self.history(&mut conn, room, env);
             }
-            92..96 => self.ask(&mut conn, Asked::Ping, Command::Ping, env),
+            92 | 93 => {
+                let room = Self::room(env);
+                self.info(&mut conn, room, env);
+            }
+            94 | 95 => self.ask(&mut conn, Asked::Ping, Command::Ping, env),
             96 => {
                 env.trace.add(|| format!("client {} says close", self.index));
                 conn.said_close = true;
@@ -119,6 +123,11 @@ impl Client {
         conn.request(self.dialect, conn.tag, command, env);
     }
 
+    fn info(&mut self, conn: &mut Conn, room: Arc<str>, env: &mut Env) {
+        let command = Command::Info { room: room.to_string().into() };
+        self.ask(conn, Asked::Info { room }, command, env);
+    }
+
     fn room(env: &mut Env) -> Arc<str> {
         env.plan.rooms[env.rng.usize(..env.plan.rooms.len())].clone()
     }
@@ -128,7 +137,8 @@ impl Client {
         let room = Self::room(env);
         for _ in 0..env.rng.u32(2..=9) {
             let room = room.clone();
-            match env.rng.u8(..8) {
+            match env.rng.u8(..9) {
+                8 => self.info(conn, room, env),
                 0..3 => self.join(conn, room, env),
                 3..6 => self.leave(conn, &room, env),
                 6 => self.publish(conn, &room, env),

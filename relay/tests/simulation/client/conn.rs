@@ -41,6 +41,9 @@ pub enum Asked {
         page: Page,
         limit: u32,
     },
+    Info {
+        room: Arc<str>,
+    },
     Ping,
 }
 
@@ -48,7 +51,9 @@ impl Asked {
     /// The room it is about.
     pub fn room<'a>(&'a self, oracle: &'a Oracle) -> Option<&'a Arc<str>> {
         match self {
-            Self::Join { room, .. } | Self::Leave { room } | Self::History { room, .. } => Some(room),
+            Self::Join { room, .. } | Self::Leave { room } | Self::History { room, .. } | Self::Info { room } => {
+                Some(room)
+            }
             Self::Publish(Name(body)) => Some(&oracle.sent(body).room),
             Self::Connect | Self::Ping => None,
         }
