@@ -34,26 +34,26 @@ Examples:
 How it measures:
 An open model. Who sends when is fixed by --seed before the run; a late message is sent late, never skipped, and latency counts from the time it was intended for.
 
-Every receiver is checked for loss, duplicates and order from its join to its room's highest acked seq, and every body against what was sent: a frame's first copy message by message, all others by comparing their bytes with the first one. A time of receipt is read when the kernel gives the bytes away and counted with those of the millisecond that follows: late by at most the loop lag and 1 ms, never early.
+Every receiver is checked for loss, duplicates and order from its join to its room's highest acked seq, and every body against what was sent: the first copy of a frame message by message, its other copies by comparing all bytes with the first one. The receive time is read when bytes come from the kernel, and rounded up to the next millisecond: it is late by at most the loop lag and 1 ms, never early.
 
 Slow readers are verified, but not timed and not owed what they have not read at the end: a message that they miss without an announced gap is lost. Gaps are fetched from the history afterwards.
 
-Users that lose their connection come back, when the server says or after a second and a bit, and join again from the last seq they have: what they missed must follow, and what was not acked is published again with its key. Until they have everything they are not timed, and neither are messages that waited for their sender. Those whom --reconnect-storm drops are not timed from then on.
+Users that lose their connection come back, when the server says or after a second and a bit, and join again from the last seq they have: what they missed must follow, and what was not acked is published again with its key. Until they have everything, deliveries to them are not timed. Messages that were due while their sender was away are not timed either; the result counts them as sent late. Users that --reconnect-storm drops are not timed from then on.
 
-A server may be stopped or killed and started again during a run: connections that it says goodbye to, or that end all at once, are no errors as long as everybody comes back and has everything. A connection that ends by itself among others that stand is an error.
+A server may be stopped or killed and started again during a run: connections that it says goodbye to, or that all end at once, are no errors as long as everybody comes back and has everything. A single connection that ends while others stay is an error.
 
 Each run has its own rooms and users, named by its id: runs at the same time and runs against a used server do not disturb each other.
 
 Exit codes:
   0    every check held
-  1    verification failed: loss, duplicates, disorder, altered or unknown
+  1    verification failed: loss, duplicates, wrong order, altered or unknown
        messages, errors, gaps that the history does not fill, users that did
-       not come back, or a rate the server did not take
+       not come back, or the server did not accept the offered rate
   2    wrong usage
   3    this machine cannot run it (memory, ports, open files); the message
        says what would work
   4    the target cannot be reached, or refuses users
-  5    the rate was not offered in time: the times say nothing about the server
+  5    loadgen was too slow to offer the rate: the times say nothing about the server
   130  interrupted; what was measured until then is printed
 Latencies never decide the exit code.";
 
@@ -83,10 +83,10 @@ pub struct RunArgs {
     /// How many users, each on a connection of its own
     #[arg(long, value_name = "N", default_value_t = 70_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub users: u32,
-    /// Lower --users to what this machine can carry instead of refusing
+    /// Reduce --users to what this machine can carry instead of refusing to run (exit code 3)
     #[arg(long)]
     pub clamp: bool,
-    /// Messages of each user, N/s, N/min or N/h
+    /// Messages that each user sends: N/s, N/min or N/h
     #[arg(long, value_name = "RATE", default_value = "1/min", value_parser = parse_rate)]
     pub rate: Rate,
     /// How many rooms; each user is in one
@@ -104,16 +104,17 @@ pub struct RunArgs {
     /// The measured window
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub duration: Duration,
-    /// How long to wait at the end for acks and deliveries still under way
+    /// How long to wait at most, at the end, for acks and deliveries that are missing
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse_duration)]
     pub drain: Duration,
-    /// When all connections are gone for so long, end the run
+    /// End the run when all connections have been down for this long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub give_up: Duration,
     /// The same seed gives the same schedule, sizes of rooms and texts
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Names the run's rooms and users; one that the server has seen before mixes two runs [default: random]
+    /// Part of the names of the run's rooms and users; using one twice on a server mixes the data of two runs
+    /// [default: random]
     #[arg(long, value_name = "ID", value_parser = parse_run_id)]
     pub run_id: Option<String>,
     /// Generator threads [default: cores]
@@ -131,7 +132,7 @@ pub struct RunArgs {
     /// The server's commit or version, to be kept in the result
     #[arg(long, value_name = "WORD", value_parser = parse_name)]
     pub commit: Option<String>,
-    /// Print the targets of this repository's recipes, if the run is one of them
+    /// Compare the result with the targets that this repository has for its own scenarios (`./just demo` and others)
     #[arg(long)]
     pub targets: bool,
     /// Directory for the result; must not exist or be empty [default: bench-results/runs/DATE-MACHINE[-COMMIT]-NAME]

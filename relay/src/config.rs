@@ -19,14 +19,14 @@ pub struct ServeArgs {
     /// Shards, each a thread pinned to a core of its own [default: the cores of this machine]
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,
-    /// Number of this node in the deployment, part of every message id (0 to 63)
+    /// Number of this node, part of every message id (0 to 63). Each relay of a deployment needs its own
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub node: u16,
-    /// Address and port to answer HTTP on for those who run the relay: /metrics for Prometheus, /healthz, /readyz
-    /// [default: off]
+    /// Address and port of the HTTP server for operators: /metrics (Prometheus), /healthz, /readyz. It asks for no
+    /// password [default: off]
     #[arg(long, alias = "metrics", value_name = "ADDR:PORT", value_parser = address)]
     pub control: Option<SocketAddr>,
-    /// How lines of the log, on stderr, look
+    /// Format of the log lines on stderr
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     pub log: Format,
     #[command(flatten)]
@@ -70,132 +70,137 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// Open connections; a further one is answered 503. More than a ring can hold adds rings to each shard
+    /// Open connections. The relay answers a further one with 503
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub max_connections: usize,
-    /// Rooms in memory at once, of all cores together; for a further one the room that nobody used for longest is
-    /// forgotten (storage has it), and where all are in use it is answered `busy`
+    /// Rooms in memory, over all shards. At the limit, opening a room evicts the one that was idle longest (storage
+    /// keeps it). When no room is idle (all have members or work in progress), the command is answered `busy`
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub max_rooms: usize,
-    /// Memory for what clients send and are sent, of all connections and rooms together, bytes. Past half of it rooms
-    /// keep less in memory and read more from storage, past 9/16 history hears `busy` where a connection has not taken
-    /// the last page, past 11/16 everywhere, past three quarters publishes do, and past all of it connections that use
-    /// more than their share are not read. Messages that clients have begun and not ended may hold an eighth of it; past
-    /// that the oldest of them is closed
+    /// Memory for what clients send and receive and for what is cached for them, over all connections and rooms, bytes;
+    /// the process uses some more. Used to 1/2: rooms cache less. To 9/16: history is answered `busy` on a connection
+    /// that has not received its previous page. To 11/16: all history is. To 3/4: publishes are. To the end:
+    /// connections that hold more than an even share of a quarter are not read. Incomplete messages may use 1/8; beyond
+    /// that, the connection with the oldest incomplete message is closed
     #[arg(long, default_value_t = 192 * 1024 * 1024, value_name = "BYTES")]
     pub memory_bytes_max: usize,
-    /// Rooms one connection may be a member of
+    /// Rooms that one connection may be a member of. A further join is refused
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub rooms_per_session_max: usize,
-    /// Commands of one connection that may be under way: sent to their rooms' owners, or behind these. What waits
-    /// holds no more than --frame-bytes-max besides
+    /// Commands of one connection in progress or waiting behind them. At the limit, or when the waiting ones hold
+    /// --frame-bytes-max together, the relay stops reading from the connection
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub commands_per_session_max: usize,
-    /// Rooms that are not in memory yet which one connection may open per second, ten times as many at once; those that
-    /// somebody else has open do not count
+    /// Rooms per second that one connection may load into memory; burst: ten seconds of the rate. Beyond that its
+    /// commands on such rooms are refused with `rate limited`
     #[arg(long, default_value_t = 20, value_name = "PER_S")]
     pub session_open_rate: u32,
-    /// Rooms that are not in memory yet which one user may open per second, over all connections; ten times as many at
-    /// once
+    /// Rooms per second that one user may load into memory, over all connections; burst and refusal as above
     #[arg(long, default_value_t = 40, value_name = "PER_S")]
     pub user_open_rate: u32,
-    /// Rooms that are not in memory yet which one address (of IPv6 a /64) may open per second, ten times as many at once;
-    /// 0 does not count addresses, as behind a proxy, where all connections have the same
+    /// Rooms per second that one IP address (IPv6: one /64) may load into memory; burst and refusal as above. 0 turns
+    /// this off, for a relay behind a proxy, where all connections have one address
     #[arg(long, default_value_t = 200, value_name = "PER_S")]
     pub address_open_rate: u32,
-    /// Length of a room's or a user's name, bytes
+    /// Length of a room's name, a user's name or an idempotency key, bytes. A longer one is refused
     #[arg(long, default_value_t = 255, value_name = "BYTES")]
     pub name_bytes_max: usize,
-    /// Size of a message's body, bytes
+    /// Size of a message's body, bytes. A larger one is refused
     #[arg(long, default_value_t = 64 * 1024, value_name = "BYTES")]
     pub body_bytes_max: usize,
-    /// Size of one WebSocket message from a client, bytes; a larger one closes the connection with 1009. JSON may need
-    /// three times the size of a body, where it is escaped
+    /// Size of one WebSocket message from a client, bytes. A larger one closes the connection with 1009. A body may be
+    /// three times as long in JSON, where characters are escaped
     #[arg(long, default_value_t = 256 * 1024, value_name = "BYTES")]
     pub frame_bytes_max: usize,
-    /// Publishes one connection may make per second, on average: a person makes one or two, a program that sends cursors
-    /// or positions thirty; more is a flood. A body counts as so many publishes as it has of 4 KiB
+    /// Publishes per second of one connection, on average; beyond that and the burst they are refused with `rate
+    /// limited`. A body counts as one publish for each 4 KiB. A person makes one or two, a program that sends cursor
+    /// positions thirty
     #[arg(long, default_value_t = 50, value_name = "PER_S")]
     pub session_publish_rate: u32,
-    /// Commands and frames without effect one connection may send per second: pings, pongs, what is refused, all before
-    /// `connect`; ten times as many at once, then it is closed
+    /// Pings, pongs, refused commands, and anything before `connect`, of one connection per second; burst: ten seconds
+    /// of the rate. A connection that exceeds it is closed
     #[arg(long, default_value_t = 100, value_name = "PER_S")]
     pub session_chatter_rate: u32,
-    /// Work that one connection's commands may make, percent of a core; what it does not do in a second it may do at
-    /// once. Past that it is read later
+    /// CPU time that the commands of one connection may use, percent of one core; burst: one second of it. Beyond that
+    /// the relay reads the connection later
     #[arg(long, default_value_t = 10, value_name = "PERCENT")]
     pub session_work_percent: u32,
-    /// Publishes one user may make in one room per second, on average, over all connections
+    /// Publishes per second of one user in one room, on average, over all connections; beyond that and the burst they
+    /// are refused with `rate limited`
     #[arg(long, default_value_t = 50, value_name = "PER_S")]
     pub user_publish_rate: u32,
-    /// Publishes that one connection, and one user in one room, may make at once before these rates apply: programs and
-    /// tests begin with bursts
+    /// Burst of --session-publish-rate and of --user-publish-rate, publishes
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub publish_burst: u32,
-    /// Publishes of a room that may wait for storage; past that they are answered `busy`
+    /// Publishes of one room that may wait for storage. Further ones are answered `busy`
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub pending_publishes_max: usize,
-    /// Memory of these publishes, bytes
+    /// Memory of the publishes of one room that wait for storage, bytes. Further ones are answered `busy`
     #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
     pub pending_bytes_max: usize,
-    /// How long a publish may wait for storage before it is answered `busy` or `unknown`, milliseconds; SDKs give up
-    /// after five seconds
+    /// How long a publish may wait for storage, milliseconds. Then it is answered `busy` (not stored) or `unknown` (may
+    /// be stored). SDKs give up after five seconds
     #[arg(long, default_value_t = 4_000, value_name = "MS")]
     pub publish_timeout_ms: u64,
-    /// Commands that may wait for reads of storage, on each core; past that they are answered `busy`
+    /// Commands per core that may wait for reads from storage. Further ones are answered `busy`
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub pending_reads_max: usize,
-    /// Messages one history command or `recent` may ask for
+    /// Messages that one history command, or the `recent` of a join, may ask for
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub history_messages_max: u32,
-    /// Size of one page of history as JSON, which is longest, bytes; a page ends earlier rather than being larger, but
-    /// for a single message
+    /// Size of one page of history, bytes, counted as JSON, which is the longest encoding. A page ends before it gets
+    /// larger, but has at least one message
     #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
     pub history_bytes_max: usize,
-    /// Messages a returning member can be behind and still recover, where its core does not have their frames anyway;
-    /// past that, or past half of --replies-bytes-max, the reply says `recovered: false`
+    /// Messages that a returning member may have missed and still recover from the room's cache or storage. Beyond
+    /// that, or beyond half of --replies-bytes-max, the reply says `recovered: false`. What its core still has as
+    /// shared frames does not count
     #[arg(long, default_value_t = 5000, value_name = "N")]
     pub recovery_messages_max: u64,
-    /// Newest messages of a room kept in memory
+    /// Newest messages of a room that its owner caches, for joins and history. The older ones are read from storage
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub tail_messages_max: usize,
-    /// Memory of these messages, bytes
+    /// Memory of these cached messages, bytes; whichever limit is reached first counts
     #[arg(long, default_value_t = 1024 * 1024, value_name = "BYTES")]
     pub tail_bytes_max: usize,
-    /// Frames of a room kept on each core for members that are slow or come back, bytes per dialect, deflated or not;
-    /// they are kept for a minute at most
+    /// Encoded frames of a room that each core caches for slow and returning members, bytes per encoding. Frames are
+    /// kept for a minute at most; a member that is further behind is sent a gap
     #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
     pub feed_bytes_max: usize,
-    /// Replies, history and backlog that may wait for one connection, bytes; past that it is closed as a slow consumer
+    /// Replies, pages and the messages that joins asked for, queued for one connection, bytes. A page that does not fit
+    /// is refused with `busy`; a connection whose short replies exceed it is closed as a slow consumer
     #[arg(long, default_value_t = 4 * 1024 * 1024, value_name = "BYTES")]
     pub replies_bytes_max: usize,
-    /// A connection for which replies wait and that takes less than this is closed as a slow consumer, bytes per second
-    /// over --slow-consumer-timeout-ms
+    /// Bytes per second that a connection with queued replies has to receive, on average over --slow-consumer-timeout-
+    /// ms. A slower one is closed as a slow consumer
     #[arg(long, default_value_t = 8 * 1024, value_name = "BYTES_PER_S")]
     pub replies_rate_min: u32,
     /// Kernel send buffer of a connection, bytes
     #[arg(long, default_value_t = 64 * 1024, value_name = "BYTES")]
     pub send_buffer_bytes: usize,
-    /// Messages to another shard that may wait; past that its members' commands are answered `busy`
+    /// Length of the queue from one core to another, internal messages. When it is full, commands for rooms of that
+    /// core are answered `busy`
     #[arg(long, default_value_t = 65_536, value_name = "N")]
     pub lane_messages_max: usize,
     /// How long a connection may take from its first byte to its `connect` command, milliseconds
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
     pub connect_timeout_ms: u64,
-    /// A silent client is pinged this often, unless it takes much of what it is sent, milliseconds
+    /// How often a client that sends nothing is pinged, milliseconds. One that has received four send buffers since the
+    /// last ping is there without doubt and is not asked; Centrifuge clients are pinged always
     #[arg(long, default_value_t = 25_000, value_name = "MS")]
     pub ping_interval_ms: u64,
-    /// A client that was silent this long, pings unanswered, is closed, milliseconds
+    /// A client that does not answer a ping and sends nothing else for this long is closed, milliseconds
     #[arg(long, default_value_t = 70_000, value_name = "MS")]
     pub idle_timeout_ms: u64,
-    /// A connection that takes nothing of what waits for it this long is closed, milliseconds
+    /// A connection whose queue is not empty and that receives nothing for this long is closed, milliseconds
     #[arg(long, default_value_t = 60_000, value_name = "MS")]
     pub slow_consumer_timeout_ms: u64,
-    /// How long stopping may take before it is enforced, milliseconds
+    /// How long a stop may take before it is forced, milliseconds. Until half of it, publishes in progress are stored
+    /// and acked
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
     pub shutdown_timeout_ms: u64,
-    /// Clients of the native dialect are told to come back after a random time up to this, milliseconds; the SDKs of the
-    /// Centrifuge protocol choose for themselves, within about a second at first
+    /// When the relay stops, it tells each client of the native dialect to reconnect after a random time up to this,
+    /// milliseconds. Centrifuge SDKs choose the time themselves, within about a second at first
     #[arg(long, default_value_t = 5_000, value_name = "MS")]
     pub reconnect_spread_ms: u32,
 }

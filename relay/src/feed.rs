@@ -3,6 +3,7 @@
 //! A feed has one [`Chain`] per encoding in use. A member owns a [`Cursor`] and nothing else; a visit sends the bytes
 //! from the cursor towards the head of the chain, shared by everybody.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use protocol::Dialect;
@@ -27,6 +28,9 @@ pub struct Shared {
     /// …and the core's frames continue after this one, the first place between two frames.
     pub boundary: u64,
 }
+
+/// So many deliveries to members that sweeps visit are noted with their times: more than come in one period.
+const DELIVERIES_NOTED: usize = 16;
 
 /// The frames of one encoding.
 struct Line {
@@ -56,6 +60,8 @@ pub struct Feed {
     pub rate: MessageRate,
     /// Bytes of frames that are counted in the relay's memory.
     pub counted: usize,
+    /// The last deliveries: the seq each ends with, and since when its messages are durable, milliseconds since 1970.
+    durable_ms: VecDeque<(u64, u64)>,
 }
 
 impl Feed {
@@ -72,6 +78,7 @@ impl Feed {
             recent: 0,
             rate: MessageRate::default(),
             counted: 0,
+            durable_ms: VecDeque::new(),
         }
     }
 
@@ -79,7 +86,7 @@ impl Feed {
     /// more), it has a gap. Returns its index and cursor.
     pub fn add(&mut self, id: SessionId, encoding: Encoding, seq: u64) -> (u32, Cursor) {
         self.members.push(id);
-        // The round under way comes by here, too; without one more visit it would end before its last member.
+        // The round in progress visits this place, too: with one visit fewer it would miss its last member.
         self.unvisited += usize::from(self.unvisited > 0);
         let line = self.line(encoding);
         line.members += 1;
@@ -130,6 +137,24 @@ impl Feed {
         self.unvisited = self.unvisited.checked_sub(1)?;
         self.visited = self.visited.checked_sub(1).unwrap_or(usize::MAX).min(self.members.len().checked_sub(1)?);
         Some(self.members[self.visited])
+    }
+
+    /// The messages up to the head that came last are durable since then. Where members are visited at once, only the last
+    /// delivery matters.
+    pub fn note_durable(&mut self, durable_ms: u64) {
+        let most = if self.paced { DELIVERIES_NOTED } else { 1 };
+        while self.durable_ms.len() >= most {
+            self.durable_ms.pop_front();
+        }
+        self.durable_ms.push_back((self.head, durable_ms));
+    }
+
+    /// Since when the first message after this seq is durable, milliseconds since 1970; `None` when it is too old to be
+    /// known.
+    pub fn durable_since(&self, seq: u64) -> Option<u64> {
+        let oldest = self.durable_ms.front()?;
+        let is_known = self.durable_ms.len() < DELIVERIES_NOTED || seq >= oldest.0;
+        self.durable_ms.iter().find(|(last, _)| *last > seq).filter(|_| is_known).map(|(_, since)| *since)
     }
 
     /// The dialects in use here.
@@ -209,6 +234,22 @@ mod tests {
         let (_, cursor) = feed.add(id(1), PLAIN, 7);
         assert_eq!((cursor.position, cursor.seq), (11, 7));
         assert_eq!(feed.add(id(2), PLAIN, 8).1, Cursor::lost(8), "the middle of a frame is no place to go on");
+    }
+
+    #[test]
+    fn the_wait_of_a_message_is_known_for_the_last_deliveries() {
+        let mut feed = Feed::new("lobby".into());
+        feed.paced = true;
+        for seq in 1..=20 {
+            feed.head = 10 * seq;
+            feed.note_durable(1000 + seq);
+        }
+        assert_eq!(
+            (feed.durable_since(200), feed.durable_since(195)),
+            (None, Some(1020)),
+            "nothing waits; the last one"
+        );
+        assert_eq!((feed.durable_since(50), feed.durable_since(49)), (Some(1006), None), "too long ago");
     }
 
     #[test]

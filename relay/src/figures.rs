@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::ErrorCode;
 
-use crate::metrics::{self, Family, Sample};
+use crate::histogram::{BOUNDS_US, Histogram};
+use crate::metrics::{self, Family, Kind, Sample};
 use crate::shard::{Shard, Stats};
 
 /// How old counts may be.
@@ -20,6 +21,8 @@ pub struct Figures {
     period_us: AtomicU64,
     counts: Vec<AtomicU64>,
     refusals: Vec<AtomicU64>,
+    /// Histograms, one after the other.
+    times: Vec<AtomicU64>,
 }
 
 /// Those of all shards.
@@ -37,6 +40,7 @@ impl Figures {
             period_us: AtomicU64::new(0),
             counts: zeros(Stats::COUNTS.len()),
             refusals: zeros(ErrorCode::ALL.len()),
+            times: zeros(Stats::TIMES.len() * Histogram::FIGURES),
         }
     }
 
@@ -64,6 +68,7 @@ impl Figures {
         let set = |(figure, value): (&AtomicU64, u64)| figure.store(value, Ordering::Relaxed);
         self.counts.iter().zip(stats.values()).for_each(set);
         self.refusals.iter().zip(stats.refusals.0).for_each(set);
+        self.times.iter().zip(Stats::TIMES.iter().flat_map(|times| (times.of)(stats).figures())).for_each(set);
     }
 }
 
@@ -104,7 +109,7 @@ impl All {
         ];
         for (index, count) in Stats::COUNTS.iter().enumerate() {
             let samples = self.samples(count.label, |figures| value(&figures.counts[index]));
-            let family = Family { name: count.family, help: count.help, is_counter: true, samples };
+            let family = Family { name: count.family, help: count.help, kind: Kind::Counter, samples };
             metrics::add(&mut families, family);
         }
         let name = "relay_refusals_total";
@@ -114,21 +119,46 @@ impl All {
                 value(&figures.refusals[index])
             })
         });
-        families.push(Family { name, help, is_counter: true, samples: samples.collect() });
+        families.push(Family { name, help, kind: Kind::Counter, samples: samples.collect() });
+        families.extend(Stats::TIMES.iter().enumerate().map(|(index, times)| {
+            let samples = self.iter().enumerate().flat_map(|(shard, figures)| {
+                let start = index * Histogram::FIGURES;
+                histogram(shard, &figures.times[start..start + Histogram::FIGURES])
+            });
+            Family { name: times.family, help: times.help, kind: Kind::Histogram, samples: samples.collect() }
+        }));
         families
     }
 
     fn gauge(&self, name: &'static str, help: &'static str, value: impl Fn(&Figures) -> f64) -> Family {
-        Family { name, help, is_counter: false, samples: self.samples("", value) }
+        Family { name, help, kind: Kind::Gauge, samples: self.samples("", value) }
     }
 
     fn samples(&self, label: &str, value: impl Fn(&Figures) -> f64) -> Vec<Sample> {
         let sample = |(shard, figures): (usize, &Figures)| {
             let comma = if label.is_empty() { "" } else { "," };
-            Sample { labels: format!("{{shard=\"{shard}\"{comma}{label}}}"), value: value(figures) }
+            Sample { suffix: "", labels: format!("{{shard=\"{shard}\"{comma}{label}}}"), value: value(figures) }
         };
         self.iter().enumerate().map(sample).collect()
     }
+}
+
+/// The samples of one histogram: buckets with all that were no longer, their count and their sum.
+fn histogram(shard: usize, figures: &[AtomicU64]) -> Vec<Sample> {
+    let (sum, buckets) = figures.split_last().expect("a histogram has a sum");
+    let bounds = BOUNDS_US.map(|us| (us as f64 / 1e6).to_string()).into_iter().chain(["+Inf".to_owned()]);
+    let mut count = 0.0;
+    let mut samples: Vec<_> = bounds
+        .zip(buckets)
+        .map(|(bound, bucket)| {
+            count += value(bucket);
+            Sample { suffix: "_bucket", labels: format!("{{shard=\"{shard}\",le=\"{bound}\"}}"), value: count }
+        })
+        .collect();
+    let labels = format!("{{shard=\"{shard}\"}}");
+    samples.push(Sample { suffix: "_sum", labels: labels.clone(), value: value(sum) / 1e6 });
+    samples.push(Sample { suffix: "_count", labels, value: count });
+    samples
 }
 
 fn value(figure: &AtomicU64) -> f64 {
@@ -150,6 +180,29 @@ fn snake(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets_have_all_that_was_no_longer() {
+        let all = All::new(1);
+        let mut stats = Stats::default();
+        for us in [50, 700, 20_000_000] {
+            stats.turn.record(us);
+        }
+        all.of(0).count(&stats);
+        let text = metrics::text(&all.families());
+        for line in [
+            "# TYPE relay_turn_seconds histogram",
+            r#"relay_turn_seconds_bucket{shard="0",le="0.0001"} 1"#,
+            r#"relay_turn_seconds_bucket{shard="0",le="0.001"} 2"#,
+            r#"relay_turn_seconds_bucket{shard="0",le="10"} 2"#,
+            r#"relay_turn_seconds_bucket{shard="0",le="+Inf"} 3"#,
+            r#"relay_turn_seconds_sum{shard="0"} 20.00075"#,
+            r#"relay_turn_seconds_count{shard="0"} 3"#,
+            r#"relay_publish_durable_seconds_count{shard="0"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
 
     #[test]
     fn names_of_codes_become_labels() {

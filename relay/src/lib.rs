@@ -13,6 +13,7 @@ pub mod dedupe;
 pub mod deflation;
 pub mod feed;
 pub mod figures;
+pub mod histogram;
 pub mod ids;
 pub mod log;
 pub mod mesh;

@@ -24,8 +24,8 @@ pub enum Mesh {
     /// outbox (there are no more of them than members).
     Leave { room: Arc<str>, core: usize, user: u64 },
     /// From the owner: messages that became visible, for all members on this core. Lane full: not sent, and made
-    /// again from the owner's tail at a later turn.
-    Deliver { room: Arc<str>, records: Arc<[Arc<Record>]> },
+    /// again from the owner's tail at a later turn. The first of them was durable since then, milliseconds since 1970.
+    Deliver { room: Arc<str>, records: Arc<[Arc<Record>]>, durable_ms: u64 },
 }
 
 /// What somebody asks of the owner of a room.

@@ -10,14 +10,24 @@ pub struct Family {
     pub name: &'static str,
     /// What they say, in one line.
     pub help: &'static str,
-    /// They only rise.
-    pub is_counter: bool,
+    pub kind: Kind,
     pub samples: Vec<Sample>,
+}
+
+/// What Prometheus calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Gauge,
+    /// It only rises.
+    Counter,
+    Histogram,
 }
 
 /// One figure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
+    /// What follows the family's name: a part of a histogram.
+    pub suffix: &'static str,
     /// Such as `{shard="0"}`, or nothing.
     pub labels: String,
     pub value: f64,
@@ -26,7 +36,8 @@ pub struct Sample {
 impl From<Metric> for Family {
     fn from(Metric { name, help, is_counter, label, value }: Metric) -> Self {
         let labels = label.map(|(label, number)| format!("{{{label}=\"{number}\"}}")).unwrap_or_default();
-        Self { name, help, is_counter, samples: vec![Sample { labels, value }] }
+        let kind = if is_counter { Kind::Counter } else { Kind::Gauge };
+        Self { name, help, kind, samples: vec![Sample { suffix: "", labels, value }] }
     }
 }
 
@@ -41,16 +52,20 @@ pub fn add(families: &mut Vec<Family>, more: Family) {
 /// The exposition format of Prometheus, version 0.0.4.
 pub fn text(families: &[Family]) -> String {
     let mut text = String::new();
-    for Family { name, help, is_counter, samples } in families {
-        let kind = if *is_counter { "counter" } else { "gauge" };
+    for Family { name, help, kind, samples } in families {
+        let kind = match kind {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+            Kind::Histogram => "histogram",
+        };
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for Sample { labels, value } in samples {
+        for Sample { suffix, labels, value } in samples {
             let value = match value {
                 value if value.is_nan() => "NaN".to_owned(),
                 value if value.is_infinite() => if *value > 0.0 { "+Inf" } else { "-Inf" }.to_owned(),
                 value => value.to_string(),
             };
-            let _ = writeln!(text, "{name}{labels} {value}");
+            let _ = writeln!(text, "{name}{suffix}{labels} {value}");
         }
     }
     text
@@ -63,7 +78,7 @@ mod tests {
     #[test]
     fn figures_are_written_as_prometheus_reads_them() {
         let help = "What it says.";
-        let sample = |label: &str, value| Sample { labels: format!("{{shard=\"{label}\"}}"), value };
+        let sample = |label: &str, value| Sample { suffix: "", labels: format!("{{shard=\"{label}\"}}"), value };
         let mut figures: Vec<Family> = vec![
             Metric::counter("a_total", help, 12_345_678_901).into(),
             Metric::gauge("b_seconds", help, 0.25).into(),

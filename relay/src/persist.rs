@@ -36,7 +36,7 @@ use crate::log::{Throttle, and_more};
 use crate::room::Most;
 use crate::shard::{StoreReply, StoreRequest, Unread};
 
-/// Threads that read, and how many for an engine across a network, for which they do nothing but wait.
+/// Threads that read from an engine in this process, and from one across a network, where they mostly wait.
 const READERS: (usize, usize) = (2, 16);
 
 /// Where a shard's replies go. Their number is bounded by its requests.

@@ -78,6 +78,8 @@ struct Flight {
     records: Vec<Arc<Record>>,
     waiters: Vec<Vec<Waiting>>,
     since_us: u64,
+    /// When each of the messages came, microseconds.
+    came_us: Vec<u64>,
     /// The waiters were told that the outcome is unknown.
     overdue: bool,
 }
@@ -111,6 +113,8 @@ pub struct Room {
     pub cut: u64,
     /// When the oldest durable message that is not cut became durable.
     pub uncut_since_us: u64,
+    /// When the oldest message of the last cut became durable, milliseconds since 1970.
+    pub cut_durable_ms: u64,
     pending: VecDeque<Pending>,
     /// Keys of pending and flying messages: how many messages were taken when theirs was, and the hash of its body.
     pending_keys: HashMap<u128, (u64, Option<u64>)>,
@@ -152,6 +156,7 @@ impl Room {
             last_id: state.last_id,
             cut: state.last_seq,
             uncut_since_us: 0,
+            cut_durable_ms: 0,
             pending: VecDeque::new(),
             pending_keys: HashMap::default(),
             taken: 0,
@@ -231,6 +236,7 @@ impl Room {
         let (count, bytes) = self.next_append(append_max);
         let first = self.taken - self.pending.len() as u64;
         let (mut records, mut waiters) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let came_us = self.pending.iter().take(count).map(|pending| pending.since_us).collect();
         let mut last_id = self.last_id;
         for (n, pending) in self.pending.drain(..count).enumerate() {
             last_id = ids.next(wall_ms, last_id);
@@ -252,7 +258,8 @@ impl Room {
         }
         self.pending_bytes -= bytes;
         self.flight_bytes = bytes;
-        self.flight = Some(Flight { first, records: records.clone(), waiters, since_us: now_us, overdue: false });
+        let flight = Flight { first, records: records.clone(), waiters, since_us: now_us, came_us, overdue: false };
+        self.flight = Some(flight);
         Some(Append { room: self.name.clone(), epoch: self.epoch, records })
     }
 
@@ -333,6 +340,11 @@ impl Room {
             flight.overdue = true;
             flight.waiters.iter_mut().flat_map(|w| w.drain(..)).for_each(|waiting| tell(waiting.origin, true));
         }
+    }
+
+    /// When the messages came that are on their way to storage, microseconds.
+    pub fn flying_since_us(&self) -> &[u64] {
+        self.flight.as_ref().map_or(&[], |flight| &flight.came_us)
     }
 
     pub fn has_pending(&self) -> bool {

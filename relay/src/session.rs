@@ -68,7 +68,8 @@ pub struct Outgoing {
     /// Since when it has taken nothing of what waits for it, or too little of what waits for it alone, tenths of a second
     /// since the shard began; 0 while nothing waits.
     pub blocked_ds: u32,
-    /// The last visit left something of its feed to send, or a join is to be followed by one: no sweep is waited for.
+    /// More of a feed is to be sent as soon as the last send ends, without waiting for a sweep: the last visit did not reach the
+    /// head, or the member has just joined behind it.
     pub more: bool,
     /// The front keeps replies of it that are to be encoded.
     pub has_backlog: bool,

@@ -55,8 +55,8 @@ const REST_US: (u64, u64) = (1_000, 4_000);
 const BUSY_SHARE: f64 = 0.1;
 
 /// How many messages a second a room has: over its last eight messages, so that a lively room's rate is known at once,
-/// or over eight seconds if they took longer, for a room with a message now and then is as dear in the seconds between
-/// as in the one with the message.
+/// or over eight seconds if they took longer: a room with a message now and then is as expensive in the seconds without a
+/// message as in the one with it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MessageRate {
     per_s: f64,

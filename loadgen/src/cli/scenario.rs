@@ -17,28 +17,29 @@ pub struct ScenarioArgs {
     /// Put 2 x N of the users in N rooms of two, the rest in --rooms
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub pairs: u32,
-    /// Share of the largest room that reads slowly; it need not get everything, but must be told what it does not get
+    /// Share of the largest room's members that read at --slow-rate; the server may leave out messages for them, but has to
+    /// announce the gap
     #[arg(long, value_name = "SHARE", default_value = "0%", value_parser = parse_share)]
     pub slow_readers: Share,
-    /// How fast a slow reader reads
+    /// Bytes per second that each slow reader reads
     #[arg(long, value_name = "RATE", default_value = "2KB/s", value_parser = parse_bytes_per_s)]
     pub slow_rate: u64,
-    /// Share of the largest room that reads nothing more once traffic begins
+    /// Share of the largest room's members that stop reading when traffic begins
     #[arg(long, value_name = "SHARE", default_value = "0%", value_parser = parse_share)]
     pub stalled_readers: Share,
-    /// How long the server keeps a connection that takes nothing
+    /// The server's own time-out for connections that receive nothing: stalled readers have to be closed by it
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub slow_timeout: Duration,
-    /// Lines that every join asks for
+    /// Recent messages that every join asks for
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub recent: u32,
-    /// Lines that up to 100 users publish in the largest room before the others connect
+    /// Messages that up to 100 users publish in the largest room before the others connect
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=HISTORY_MAX))]
     pub history: u32,
     /// Share of the users outside pairs whose connections drop at once, and when in the measured window
     #[arg(long, value_name = "SHARE@TIME", value_parser = parse_storm)]
     pub reconnect_storm: Option<(Share, Duration)>,
-    /// How many of them may come back per second [default: all at once]
+    /// Connections per second that come back after --reconnect-storm [default: all at once]
     #[arg(long, value_name = "N", requires = "reconnect_storm", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub reconnect_ramp: Option<u32>,
 }
@@ -83,7 +84,9 @@ impl RunArgs {
             return Err("--slow-readers and --stalled-readers: valid is at most 100% together".to_owned());
         }
         if *history > 0 && slow_readers.0 + stalled_readers.0 >= 1.0 {
-            return Err(format!("--history {history}: nobody is left to write it who reads as one should"));
+            return Err(format!(
+                "--history {history}: all users are slow or stalled readers, so nobody can write a history before the run; lower --slow-readers or --stalled-readers"
+            ));
         }
         if let Some((_, at)) = reconnect_storm
             && *at >= self.duration

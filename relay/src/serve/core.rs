@@ -186,6 +186,8 @@ impl Core {
             }
             self.shard.flush();
             let caused = self.carry_out();
+            let took_us = self.turns.now_us() - now.us;
+            self.shard.turn.stats.turn.record(took_us);
             if let Some(since) = stopping
                 && (self.is_over() || since.elapsed() > self.shutdown)
             {

@@ -144,7 +144,7 @@ impl Shard {
             Mesh::Ask(asked) => self.owner.on_ask(turn, asked),
             Mesh::Leave { room, core, user } => self.owner.on_leave(turn, &room, core, user),
             Mesh::Answer(answered) => self.front.on_answer(turn, answered),
-            Mesh::Deliver { room, records } => self.front.on_deliver(turn, &room, &records),
+            Mesh::Deliver { room, records, durable_ms } => self.front.on_deliver(turn, &room, &records, durable_ms),
         }
     }
 

@@ -4,6 +4,8 @@ use std::ops::{Add, AddAssign};
 
 use protocol::ErrorCode;
 
+use crate::histogram::Histogram;
+
 /// One count: its name in [`Stats`], its family in `/metrics`, a label beside the shard's (`reason="idle"`), or none, and what it says.
 #[derive(Debug, Clone, Copy)]
 pub struct Count {
@@ -20,6 +22,11 @@ macro_rules! stats {
         pub struct Stats {
             $(#[doc = $help] pub $name: u64,)+
             pub refusals: Refusals,
+            /// Of each message that became durable.
+            pub publish_durable: Histogram,
+            /// Of some visits, the message that waited longest.
+            pub durable_sent: Histogram,
+            pub turn: Histogram,
         }
 
         impl Stats {
@@ -35,7 +42,13 @@ macro_rules! stats {
             type Output = Self;
 
             fn add(self, other: Self) -> Self {
-                Self { $($name: self.$name + other.$name,)+ refusals: self.refusals + other.refusals }
+                Self {
+                    $($name: self.$name + other.$name,)+
+                    refusals: self.refusals + other.refusals,
+                    publish_durable: self.publish_durable + other.publish_durable,
+                    durable_sent: self.durable_sent + other.durable_sent,
+                    turn: self.turn + other.turn,
+                }
             }
         }
     };
@@ -62,7 +75,33 @@ stats! {
     refused, "relay_refused_total", "", "Commands that were answered with an error.";
 }
 
+/// A histogram: its name in `/metrics`, what it says, and where it is.
+pub struct Times {
+    pub family: &'static str,
+    pub help: &'static str,
+    pub of: fn(&Stats) -> &Histogram,
+}
+
 impl Stats {
+    /// What takes time.
+    pub const TIMES: [Times; 3] = [
+        Times {
+            family: "relay_publish_durable_seconds",
+            help: "From a publish's arrival at its room's owner until its message is durable.",
+            of: |stats| &stats.publish_durable,
+        },
+        Times {
+            family: "relay_durable_sent_seconds",
+            help: "From a message's being durable until it is handed to the kernel for a member, of one visit in 64.",
+            of: |stats| &stats.durable_sent,
+        },
+        Times {
+            family: "relay_turn_seconds",
+            help: "Turns of a shard: from waking up until all effects are carried out.",
+            of: |stats| &stats.turn,
+        },
+    ];
+
     /// A command was answered with this error.
     pub fn refuse(&mut self, code: ErrorCode) {
         self.refused += 1;

@@ -355,7 +355,7 @@ impl Process {
 
 fn brief(message: &Mesh) -> String {
     match message {
-        Mesh::Deliver { room, records } => {
+        Mesh::Deliver { room, records, .. } => {
             format!("deliver {room} {:?}", records.iter().map(|record| record.seq).collect::<Vec<_>>())
         }
         Mesh::Answer(Answered { origin, room, answer }) => match answer {

@@ -206,9 +206,17 @@ impl Front {
     }
 
     /// Messages for all members here.
-    pub(in crate::shard) fn on_deliver(&mut self, turn: &mut Turn, room: &str, records: &[Arc<Record>]) {
+    pub(in crate::shard) fn on_deliver(
+        &mut self,
+        turn: &mut Turn,
+        room: &str,
+        records: &[Arc<Record>],
+        durable_ms: u64,
+    ) {
         if let Some(index) = self.feeds.deliver(turn, &mut self.deflation, room, records) {
-            self.fanout.serve(index, self.feeds.of_member(index));
+            let feed = self.feeds.of_member(index);
+            feed.note_durable(durable_ms);
+            self.fanout.serve(index, feed);
         }
     }
 }

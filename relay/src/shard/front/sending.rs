@@ -16,6 +16,9 @@ use crate::shard::turn::Turn;
 /// So much that waits to be sent is a reply: visits to feeds are shorter, bytes.
 const LARGE_BYTES: usize = 4 * VISIT_BYTES_MAX;
 
+/// How long messages waited is looked at in one of so many visits.
+const VISITS_A_SAMPLE: u64 = 64;
+
 impl Front {
     /// One send to one connection, if none is in flight: the rest of the last one, private bytes, or the next bytes of
     /// a feed.
@@ -54,6 +57,11 @@ impl Front {
                 Next::Head => {}
                 Next::Visit { segment, to } => {
                     turn.stats.delivered += to.seq - membership.cursor.seq;
+                    if turn.stats.visits.is_multiple_of(VISITS_A_SAMPLE)
+                        && let Some(since_ms) = feed.durable_since(membership.cursor.seq)
+                    {
+                        turn.stats.durable_sent.record(1000 * turn.now.wall_ms.saturating_sub(since_ms));
+                    }
                     session.out.sending = Sending::Feed { feed: membership.feed, from: membership.cursor };
                     session.out.rest = Some(segment.clone());
                     membership.cursor = to;

@@ -122,7 +122,7 @@ impl Rig {
         };
         let records: Vec<_> = seqs.map(|seq| Arc::new(record(seq))).collect();
         let room = self.room.clone();
-        self.front.on_deliver(&mut self.turn, &room, &records);
+        self.front.on_deliver(&mut self.turn, &room, &records, 1);
     }
 }
 

@@ -12,7 +12,8 @@ use crate::shard::upkeep::PARTS;
 
 /// After its close frame a connection is ended this much later, tenths of a second, if the peer does not answer.
 const CLOSING_DS: u32 = 20;
-/// So many times its send buffer's size (which the kernel doubles) tell as much of a client as an answered ping.
+/// A client that received this many times its send buffer's size (which the kernel doubles) is as surely there as one that
+/// answered a ping.
 const FLOWING_BUFFERS: usize = 4;
 
 enum Due {

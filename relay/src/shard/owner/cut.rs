@@ -70,6 +70,8 @@ impl Owner {
     pub(super) fn cut(&mut self, turn: &mut Turn, index: u32, room: &mut Room) {
         room.recent_cut += (room.durable - room.cut) as u32;
         room.cut = room.durable;
+        let waited_us = turn.now.us - room.uncut_since_us.min(turn.now.us);
+        room.cut_durable_ms = turn.now.wall_ms - (waited_us / 1000).min(turn.now.wall_ms);
         self.forward(turn, index, room);
     }
 
@@ -89,7 +91,8 @@ impl Owner {
                 shared = Some((first, pieces(&records).map(Arc::from).collect()));
             }
             for records in shared.iter().flat_map(|(_, cuts)| cuts) {
-                turn.post(core, Mesh::Deliver { room: room.name.clone(), records: records.clone() });
+                let (room, records, durable_ms) = (room.name.clone(), records.clone(), room.cut_durable_ms);
+                turn.post(core, Mesh::Deliver { room, records, durable_ms });
             }
             room.audience.sent(core, room.cut);
         }

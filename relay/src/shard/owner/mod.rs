@@ -105,6 +105,9 @@ impl Owner {
     fn on_appended(&mut self, turn: &mut Turn, index: u32, room: &mut Room) {
         let (was_cut, before, name) = (room.cut == room.durable, room.durable, room.name.clone());
         let tail_max = tail_max(turn);
+        for came_us in room.flying_since_us() {
+            turn.stats.publish_durable.record(turn.now.us.saturating_sub(*came_us));
+        }
         room.stored(turn.now.us, tail_max, |origin, Known { seq, id, differs }| {
             let answer = if differs { Answer::KeyTaken { seq, id } } else { Answer::Acked { seq, id } };
             turn.answer(origin, &name, answer);

@@ -53,8 +53,8 @@ pub(super) fn page_range(page: Page, limit: u64, kept: RangeInclusive<u64>) -> (
     }
 }
 
-/// Where a page ends. When what it asked for has expired and storage found the next ones that are kept, it ends with
-/// these: reading on could meet the next expiry.
+/// The last seq of a page. When the messages that it asked for have expired and storage found the next ones that are kept, the
+/// page ends with these: behind them there may be another gap of expired messages.
 pub(super) fn found_end(page: Page, (first, last): (u64, u64), extra: Option<&Found>, tail_first: u64) -> u64 {
     match (page, extra) {
         (Page::After(_) | Page::Around(_), Some(extra))

@@ -16,7 +16,8 @@ use crate::shard::turn::{BUSY_RETRY_MS, Turn};
 use crate::shard::{Found, StoreRequest, Unread, Wanted};
 use crate::sizes::{all_sent_bytes, records_bytes};
 
-/// Messages that may leave the tail while storage reads those before it: so many of the tail are read, too.
+/// How many messages of the tail are read from storage together with those before it. They may have left the tail by the
+/// time storage answers.
 const OVERTAKEN_MAX: u64 = 256;
 
 impl Owner {
