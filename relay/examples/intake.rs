@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use protocol::frame::{self, Deflater, Opcode};
 use protocol::{Content, OwnedParts, centrifuge, handshake};
-use relay::budget::Budget;
 use relay::config::Limits;
-use relay::deflation;
 use relay::ids::SessionId;
 use relay::room::Log;
 use relay::shard::{Now, Setup, Shard, StoreReply, StoreRequest};
@@ -30,19 +28,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let limits = Limits { session_chatter_rate: 4_000_000, session_work_percent: 1_000_000, ..Limits::defaults() };
-        let setup = Setup {
-            shard: 0,
-            shards: 1,
-            node: 0,
-            ids_after_ms: 0,
-            budget: Budget::new(&limits, 1),
-            limits,
-            echo: false,
-            period_us: None,
-            deflate_members_min: deflation::MEMBERS_MIN,
-            nonce: 1,
-            seed: 1,
-        };
+        let setup = Setup::first_of(1, limits);
         let mut rig = Self { shard: Shard::new(setup), began: Instant::now(), id: SessionId::new(0, 0, 0, 0) };
         let mut hello = Vec::new();
         handshake::request("relay", centrifuge::PATH, None, true, [0; 16], &mut hello);

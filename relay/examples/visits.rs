@@ -5,9 +5,7 @@
 
 use protocol::frame::{self, Opcode};
 use protocol::{Command, Content, Request, Start, handshake, native};
-use relay::budget::Budget;
 use relay::config::Limits;
-use relay::deflation;
 use relay::ids::SessionId;
 use relay::room::Log;
 use relay::shard::{Now, Setup, Shard, StoreReply, StoreRequest};
@@ -30,20 +28,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let limits = Limits::defaults();
-        let setup = Setup {
-            shard: 0,
-            shards: 1,
-            node: 0,
-            ids_after_ms: 0,
-            budget: Budget::new(&limits, 1),
-            limits,
-            echo: false,
-            period_us: Some(PERIOD_US),
-            deflate_members_min: deflation::MEMBERS_MIN,
-            nonce: 1,
-            seed: 1,
-        };
+        let setup = Setup { period_us: Some(PERIOD_US), ..Setup::first_of(1, Limits::defaults()) };
         Self { shard: Shard::new(setup), us: 0, stored: Vec::new(), sent: Vec::new() }
     }
 

@@ -23,6 +23,7 @@ pub use self::stats::Stats;
 use self::turn::Turn;
 use crate::budget::Budget;
 use crate::config::Limits;
+use crate::deflation;
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
 use crate::tempo::Tempo;
@@ -69,6 +70,25 @@ pub struct Setup {
     pub nonce: u64,
     /// Seeds generated user names and reconnect hints.
     pub seed: u64,
+}
+
+impl Setup {
+    /// The first of so many shards with these limits, the same in every run: for tests and measurements.
+    pub fn first_of(shards: usize, limits: Limits) -> Self {
+        Self {
+            shard: 0,
+            shards,
+            node: 0,
+            ids_after_ms: 0,
+            budget: Budget::new(&limits, shards),
+            limits,
+            echo: false,
+            period_us: None,
+            deflate_members_min: deflation::MEMBERS_MIN,
+            nonce: 1,
+            seed: 1,
+        }
+    }
 }
 
 /// One core's part of the relay. Lives on its core and is never shared.

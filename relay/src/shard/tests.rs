@@ -1,25 +1,10 @@
 //! A shard's halves together, and what their tests have in common.
 
 use super::*;
-use crate::budget::Budget;
-use crate::deflation;
 
 /// The first of so many shards, with the limits as they are by default.
 pub(super) fn setup(shards: usize) -> Setup {
-    let limits = Limits::defaults();
-    Setup {
-        shard: 0,
-        shards,
-        node: 0,
-        ids_after_ms: 0,
-        budget: Budget::new(&limits, shards),
-        limits,
-        echo: false,
-        period_us: None,
-        deflate_members_min: deflation::MEMBERS_MIN,
-        nonce: 1,
-        seed: 1,
-    }
+    Setup::first_of(shards, Limits::defaults())
 }
 
 fn shard(shards: usize) -> Shard {

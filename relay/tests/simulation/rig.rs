@@ -8,7 +8,6 @@ use protocol::frame::{self, Decoder, Incoming, Opcode, Role};
 use protocol::{Command, Content, Dialect, OwnedParts, Request, centrifuge, handshake};
 use relay::budget::Budget;
 use relay::config::Limits;
-use relay::deflation;
 use relay::ids::SessionId;
 use relay::room::Log;
 use relay::shard::{Found, Now, Setup, Shard, StoreReply, StoreRequest};
@@ -71,20 +70,8 @@ impl Rig {
 
     /// The first of so many shards; what it tells the others stays in its outbox.
     pub fn first_of(shards: usize, limits: Limits) -> Self {
-        let budget = Budget::new(&limits, shards);
-        let setup = Setup {
-            shard: 0,
-            shards,
-            node: 0,
-            ids_after_ms: 0,
-            budget: budget.clone(),
-            limits,
-            echo: false,
-            period_us: None,
-            deflate_members_min: deflation::MEMBERS_MIN,
-            nonce: 1,
-            seed: 1,
-        };
+        let setup = Setup::first_of(shards, limits);
+        let budget = setup.budget.clone();
         let (down, sent, paused, open, stalled, stored) = Default::default();
         Self {
             shard: Shard::new(setup),
