@@ -55,11 +55,24 @@ fn parse(page: &str) -> HashMap<String, f64> {
         assert!(!help.trim().is_empty() && !help.contains('\\'), "{name}: {help}");
         let kind = lines.next().unwrap().strip_prefix(&format!("# TYPE {name} ")).unwrap();
         assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
-        assert!(["counter", "gauge"].contains(&kind), "{name} is a {kind}");
+        assert!(["counter", "gauge", "histogram"].contains(&kind), "{name} is a {kind}");
+        let mut bucket = 0.0;
         assert!(!figures.keys().any(|key: &String| key.split('{').next() == Some(name)), "{name} is there twice");
         for line in lines {
             let (key, value) = line.rsplit_once(' ').unwrap();
-            let labels = key.strip_prefix(name).unwrap();
+            let rest = key.strip_prefix(name).unwrap();
+            let (part, labels) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
+            match (kind, part) {
+                ("histogram", "_bucket") => {
+                    let count: f64 = value.parse().unwrap();
+                    let is_first = labels.contains("le=\"0.0001\"");
+                    assert!(is_first || count >= bucket, "{line}: a bucket has all of the one before");
+                    bucket = count;
+                }
+                ("histogram", "_sum") => {}
+                ("histogram", "_count") => assert!(value == bucket.to_string(), "{line}: the last bucket has {bucket}"),
+                _ => assert!(part.is_empty() && kind != "histogram", "{line}"),
+            }
             let inner = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}'));
             for label in inner.iter().flat_map(|labels| labels.split(',')) {
                 let (label, value) = label.split_once('=').unwrap();

@@ -57,6 +57,15 @@ fn a_relay_that_keeps_losing_its_cpu_answers_everybody_afterwards() {
     assert_eq!(relay.stop().code, Some(0));
 }
 
+/// A thread that stands still until this is dropped.
+struct Stopped(nix::unistd::Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        ptrace::detach(self.0, None).unwrap();
+    }
+}
+
 #[test]
 fn a_shard_that_stands_still_is_named_in_the_log_and_again_when_it_turns() {
     let (mut relay, figures) = control::relay(&[]);
@@ -67,12 +76,14 @@ fn a_shard_that_stands_still_is_named_in_the_log_and_again_when_it_turns() {
     // One thread alone can be stopped only by tracing it, which its parent may.
     ptrace::seize(thread, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(thread).unwrap();
+    // A relay that has a thread stopped for ever could not even be killed.
+    let stopped = Stopped(thread);
     let line = relay.says("shard 1 has not turned for ");
     assert!(age_s(1) > age_s(0), "{line}");
     let why = control::get(figures, "/readyz").1;
     assert!(why.starts_with("shard 1 has not turned for "), "{why}");
     assert_eq!(clients[0].call(Command::Ping), Event::Pong);
-    ptrace::detach(thread, None).unwrap();
+    drop(stopped);
     relay.says("shard 1 turns again");
     assert_eq!(control::get(figures, "/readyz").1, "ok\n");
     assert_eq!(clients[1].call(Command::Ping), Event::Pong);
