@@ -74,7 +74,7 @@ pub enum Refused {
     #[error("seq {seq} is outside of what the room can have ({from}..{to})")]
     OutOfRange { seq: u64, from: u64, to: u64 },
     #[error("{0}")]
-    Malformed(#[from] protocol::dialect::Malformed),
+    Malformed(#[from] protocol::Malformed),
     #[error("a batch of {promised} messages held {held}")]
     Short { promised: u32, held: u32 },
 }

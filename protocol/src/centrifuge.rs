@@ -13,11 +13,9 @@ mod tests;
 use std::ops::ControlFlow;
 
 use crate::{
-    Event, Request,
-    dialect::{Agreed, Dialect, Malformed},
+    Event, Malformed, Request,
     event::Close,
     frame::{self, Incoming, Opcode},
-    handshake::Upgrade,
 };
 
 /// Where Centrifuge servers serve it.
@@ -29,12 +27,12 @@ const PROTOBUF: &str = "centrifuge-protobuf";
 /// What asks for Protobuf in a request's query.
 const PROTOBUF_QUERIES: [&str; 2] = ["format=protobuf", "cf_protocol=protobuf"];
 
-pub(crate) fn negotiate(upgrade: &Upgrade) -> Agreed {
-    let subprotocol = SUBPROTOCOLS.into_iter().find(|name| upgrade.subprotocols.iter().any(|offered| offered == name));
+/// The sub-protocol to answer with, and why the connection is closed as soon as it is open, if so.
+pub(crate) fn negotiate(offered: &[String], query: &str) -> (Option<&'static str>, Option<&'static str>) {
+    let subprotocol = SUBPROTOCOLS.into_iter().find(|name| offered.iter().any(|offered| offered == name));
     let asks = |parameter: &str| PROTOBUF_QUERIES.contains(&parameter);
-    let is_protobuf = subprotocol == Some(PROTOBUF) || (subprotocol.is_none() && upgrade.query.split('&').any(asks));
-    let unserved = is_protobuf.then_some("Protobuf is not served here, only JSON");
-    Agreed { dialect: Dialect::Centrifuge, subprotocol, unserved }
+    let is_protobuf = subprotocol == Some(PROTOBUF) || (subprotocol.is_none() && query.split('&').any(asks));
+    (subprotocol, is_protobuf.then_some("Protobuf is not served here, only JSON"))
 }
 
 /// Status codes of the close frame. SDKs come back by themselves, but for 3500 to 3999.

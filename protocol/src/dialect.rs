@@ -5,7 +5,7 @@ pub(crate) mod samples;
 
 use std::ops::ControlFlow;
 
-use crate::{Event, Request, centrifuge, event::Close, frame::Incoming, handshake::Upgrade, native};
+use crate::{Event, Malformed, Request, centrifuge, event::Close, frame::Incoming, handshake::Upgrade, native};
 
 /// An encoding of commands and events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,11 +29,6 @@ pub struct Agreed {
     pub unserved: Option<&'static str>,
 }
 
-/// A client's message that its dialect cannot read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub String);
-
 impl Dialect {
     /// All dialects.
     pub const ALL: [Self; 3] = [Self::Native, Self::Centrifuge, Self::NativeParts];
@@ -41,8 +36,16 @@ impl Dialect {
     /// What a connection that is asked for will speak; or the HTTP status and the sentence that refuse it.
     pub fn negotiate(upgrade: &Upgrade) -> Result<Agreed, (u16, String)> {
         match &*upgrade.path {
-            native::PATH => native::negotiate(upgrade).map_err(|malformed| (400, malformed.0)),
-            centrifuge::PATH => Ok(centrifuge::negotiate(upgrade)),
+            native::PATH => {
+                let (with_parts, subprotocol) =
+                    native::negotiate(&upgrade.subprotocols).map_err(|malformed| (400, malformed.0))?;
+                let dialect = if with_parts { Self::NativeParts } else { Self::Native };
+                Ok(Agreed { dialect, subprotocol, unserved: None })
+            }
+            centrifuge::PATH => {
+                let (subprotocol, unserved) = centrifuge::negotiate(&upgrade.subprotocols, &upgrade.query);
+                Ok(Agreed { dialect: Self::Centrifuge, subprotocol, unserved })
+            }
             _ => Err((404, format!("No WebSocket here. Use {} or {}.\n", native::PATH, centrifuge::PATH))),
         }
     }

@@ -1,7 +1,7 @@
 //! What is on the wire, without any I/O: ids, commands and events, RFC 6455 frames and handshake, and the dialects.
 //!
-//! A dialect is one small file that turns bytes into [`Command`]s and [`Event`]s into bytes. Everything the relay
-//! knows about a client goes through these two enums, so that a further dialect is one further file.
+//! A dialect turns bytes into [`Command`]s and [`Event`]s into bytes. Everything the relay knows about a client goes through
+//! these two enums.
 
 #![warn(missing_docs)]
 
@@ -12,6 +12,7 @@ pub mod event;
 pub mod frame;
 pub mod handshake;
 pub mod json;
+mod malformed;
 pub mod native;
 pub mod parts;
 pub mod snowflake;
@@ -20,4 +21,5 @@ pub mod varint;
 pub use command::{Command, Page, Request, Start};
 pub use dialect::Dialect;
 pub use event::{Close, Content, ErrorCode, Event, Kind, Message};
+pub use malformed::Malformed;
 pub use parts::{ClientId, NewParts, OwnedParts, Parts};

@@ -16,11 +16,9 @@ pub use packed::Packed;
 use wire::{Header, down, up};
 
 use crate::{
-    ClientId, Command, Content, Event, Page, Request, Start,
-    dialect::{Agreed, Dialect, Malformed},
+    ClientId, Command, Content, Event, Malformed, Page, Request, Start,
     event::{Close, ErrorCode},
     frame::{self, Incoming, Opcode},
-    handshake::Upgrade,
 };
 
 /// Where the relay serves it.
@@ -30,14 +28,14 @@ pub const SUBPROTOCOL: &str = "relay.native.v2";
 /// The same with the optional parts of messages. It goes before the other when both are offered.
 pub const SUBPROTOCOL_PARTS: &str = "relay.native.v2.parts";
 
-pub(crate) fn negotiate(upgrade: &Upgrade) -> Result<Agreed, Malformed> {
-    let offered = &upgrade.subprotocols;
+/// Whether a client that offers these sub-protocols gets the parts of messages, and the sub-protocol to answer with.
+pub(crate) fn negotiate(offered: &[String]) -> Result<(bool, Option<&'static str>), Malformed> {
     if offered.is_empty() {
-        return Ok(Agreed { dialect: Dialect::Native, subprotocol: None, unserved: None });
+        return Ok((false, None));
     }
-    for (dialect, known) in [(Dialect::NativeParts, SUBPROTOCOL_PARTS), (Dialect::Native, SUBPROTOCOL)] {
+    for (with_parts, known) in [(true, SUBPROTOCOL_PARTS), (false, SUBPROTOCOL)] {
         if offered.iter().any(|name| name == known) {
-            return Ok(Agreed { dialect, subprotocol: Some(known), unserved: None });
+            return Ok((with_parts, Some(known)));
         }
     }
     Err(Malformed(format!("none of the sub-protocols {offered:?} is known here; {PATH} speaks {SUBPROTOCOL}")))

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use clap::Args;
 use protocol::snowflake;
 
+use crate::invalid::Invalid;
 use crate::log::Format;
 use crate::store::StoreArgs;
 
@@ -204,11 +205,6 @@ pub struct Limits {
     #[arg(long, default_value_t = 5_000, value_name = "MS")]
     pub reconnect_spread_ms: u32,
 }
-
-/// A limit that contradicts another one: one line that names the flags.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(pub String);
 
 impl Limits {
     /// The defaults, as clap gives them.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
-use relay::config::Invalid;
+use relay::invalid::Invalid;
 use relay::log;
 use relay::store::{KeyspaceArgs, Location, Options};
 use signal_hook::consts::{SIGINT, SIGTERM};

@@ -15,6 +15,7 @@ pub mod feed;
 pub mod figures;
 pub mod histogram;
 pub mod ids;
+pub mod invalid;
 pub mod log;
 pub mod mesh;
 pub mod metrics;

@@ -8,7 +8,8 @@ use std::num::NonZero;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use relay::config::{self, Invalid, Limits, ServeArgs};
+use relay::config::{self, Limits, ServeArgs};
+use relay::invalid::Invalid;
 use relay::log::{self, Format};
 use relay::serve::{self, Plan};
 use relay::store::{Location, Opened, Options, SchemaArgs};

@@ -16,7 +16,6 @@ use crate::dedupe::{Dedupe, Known};
 use crate::ids::Origin;
 use crate::mesh::Asked;
 use crate::rate::{Bucket, Rate, publish_tokens};
-use crate::shard::Wanted;
 use crate::sizes::{message_bytes, record_bytes, records_bytes};
 use crate::tempo::MessageRate;
 
@@ -89,6 +88,16 @@ struct Flight {
 pub struct Most {
     pub messages: usize,
     pub bytes: usize,
+}
+
+/// The records `first..=last`, as many as there is room for: so many bytes as they are sent from `split` on, and as many
+/// before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    pub first: u64,
+    pub last: u64,
+    pub split: u64,
+    pub bytes_max: usize,
 }
 
 /// What storage knows of a room's log.

@@ -10,8 +10,8 @@ use storage::scylla::{self, Address, Replication, ScyllaStore, schema};
 use storage::{EmbeddedStore, MemoryStore, Store, StoreError};
 use tracing::warn;
 
-use crate::config::Invalid;
 use crate::dedupe::WINDOW_MS;
+use crate::invalid::Invalid;
 
 /// What was typed about the store; [`StoreArgs::location`] says what it means.
 #[derive(Clone, Args)]

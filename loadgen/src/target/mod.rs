@@ -5,8 +5,8 @@ pub mod native;
 use std::borrow::Cow;
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use protocol::Malformed;
 use protocol::Start;
-use protocol::dialect::Malformed;
 use protocol::native::Received;
 
 /// A kind of server.

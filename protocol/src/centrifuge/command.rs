@@ -11,7 +11,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Deserializer, value::RawValue};
 
 use self::object::Object;
-use crate::{Command, Content, ErrorCode, Page, Request, Start, dialect::Malformed};
+use crate::{Command, Content, ErrorCode, Malformed, Page, Request, Start};
 
 /// No room has it.
 const NO_EPOCH: u64 = 0;

@@ -8,11 +8,9 @@ use std::fmt;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 use super::encode::{write_masked, write_with};
-use super::header::{Header, Rules};
+use super::header::{Header, RSV1, Rules};
 use super::{Opcode, Role};
 
-/// Marks a compressed message, in the first byte of its first frame.
-pub(super) const RSV1: u8 = 0x40;
 /// What a sync flush ends with, which is not sent.
 pub(super) const FLUSH: [u8; 4] = [0, 0, 0xff, 0xff];
 /// log₂ of the window, 32 KiB. Both ends are free to use all of it, and it need not be spoken of.

@@ -1,8 +1,9 @@
 //! A frame's header, checked as far as it has arrived (RFC 6455 section 5.2).
 
-use super::deflate::RSV1;
 use super::{CONTROL_BYTES_MAX, FrameError, Opcode, Role};
 
+/// Marks a compressed message, in the first byte of its first frame.
+pub(super) const RSV1: u8 = 0x40;
 /// The longest header: two bytes, a 64-bit length, a mask.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
 

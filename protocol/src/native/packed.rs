@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    Content, Kind, Message, Parts,
-    dialect::Malformed,
+    Content, Kind, Malformed, Message, Parts,
     snowflake::{COUNTER_BITS, NODE_BITS, SHARD_BITS, time_ms},
     varint,
 };

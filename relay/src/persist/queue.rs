@@ -74,7 +74,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::Wanted;
+    use crate::room::Wanted;
 
     fn session(n: u16) -> SessionId {
         SessionId::new(0, 0, n, 0)

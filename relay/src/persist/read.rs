@@ -9,8 +9,8 @@ use storage::{Record, Store, StoreError};
 use super::queue::Read;
 use super::{Shared, wall_ms};
 use crate::dedupe::{WINDOW_MESSAGES, WINDOW_MS};
-use crate::room::{Log, Most};
-use crate::shard::{Found, StoreReply, StoreRequest, Unread, Wanted};
+use crate::room::{Log, Most, Wanted};
+use crate::shard::{Found, StoreReply, StoreRequest, Unread};
 use crate::sizes::sent_bytes;
 
 /// What waited longer for a thread is answered as failed without being tried, so that all that waits while a database

@@ -8,8 +8,8 @@ use super::read::read;
 use super::*;
 use crate::dedupe::WINDOW_MS;
 use crate::ids::SessionId;
-use crate::room::Log;
-use crate::shard::{Found, Wanted};
+use crate::room::{Log, Wanted};
+use crate::shard::Found;
 use crate::sizes::sent_bytes;
 
 const TEN: Most = Most { messages: 10, bytes: usize::MAX };

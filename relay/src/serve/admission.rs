@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 
 use protocol::handshake;
 
-use crate::config::{Invalid, Limits};
+use crate::config::Limits;
+use crate::invalid::Invalid;
 use crate::shard::{FULL, FULL_RETRY_S};
 
 /// Slots of each shard beyond its share: a connection that is one too many is answered there, not cut off.

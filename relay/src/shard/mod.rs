@@ -13,83 +13,16 @@ mod upkeep;
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use self::front::Front;
 pub use self::front::{FULL, FULL_RETRY_S, Gauges, halfway_bytes_max};
-pub use self::outbox::{Found, Outbox, StoreReply, StoreRequest, Unread, Wanted};
+pub use self::outbox::{Found, Outbox, StoreReply, StoreRequest, Unread};
 use self::owner::Owner;
 pub use self::stats::Stats;
-use self::turn::Turn;
-use crate::budget::Budget;
-use crate::config::Limits;
-use crate::deflation;
+pub use self::turn::{Now, Setup, Turn};
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
 use crate::tempo::Tempo;
-
-/// What time it is. The caller reads the clocks once per turn.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Now {
-    /// Monotonic, microseconds since the shard began.
-    pub us: u64,
-    /// Milliseconds since 1970; may step back.
-    pub wall_ms: u64,
-    /// CPU time of the shard's thread, microseconds, ever rising.
-    pub cpu_us: u64,
-}
-
-impl Now {
-    /// Tenths of a second since the shard began, never 0.
-    fn ds(self) -> u32 {
-        (self.us / 100_000) as u32 + 1
-    }
-    fn s(self) -> u32 {
-        (self.us / 1_000_000) as u32
-    }
-}
-
-/// Who a shard is and what it may use.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    pub shard: usize,
-    pub shards: usize,
-    pub node: u16,
-    /// Ids up to this time may have been given out before, milliseconds since 1970.
-    pub ids_after_ms: u64,
-    pub limits: Limits,
-    /// What all shards together may hold in memory.
-    pub budget: Arc<Budget>,
-    /// Serve `/echo` for conformance suites, instead of the dialects.
-    pub echo: bool,
-    /// Sweep all rooms at this period, microseconds, instead of adapting to the load (for simulations).
-    pub period_us: Option<u64>,
-    /// [`crate::deflation::MEMBERS_MIN`], except in simulations, which have fewer members.
-    pub deflate_members_min: u32,
-    /// Drawn when the process starts: it makes the ids of connections others than those of an earlier process.
-    pub nonce: u64,
-    /// Seeds generated user names and reconnect hints.
-    pub seed: u64,
-}
-
-impl Setup {
-    /// The first of so many shards with these limits, the same in every run: for tests and measurements.
-    pub fn first_of(shards: usize, limits: Limits) -> Self {
-        Self {
-            shard: 0,
-            shards,
-            node: 0,
-            ids_after_ms: 0,
-            budget: Budget::new(&limits, shards),
-            limits,
-            echo: false,
-            period_us: None,
-            deflate_members_min: deflation::MEMBERS_MIN,
-            nonce: 1,
-            seed: 1,
-        }
-    }
-}
 
 /// One core's part of the relay. Lives on its core and is never shared.
 ///

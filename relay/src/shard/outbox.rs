@@ -7,7 +7,7 @@ use uring::Segment;
 
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
-use crate::room::Log;
+use crate::room::{Log, Wanted};
 
 /// Effects, in the order they are to be carried out within each list.
 pub struct Outbox {
@@ -47,16 +47,6 @@ pub enum StoreRequest {
     Forget {
         session: SessionId,
     },
-}
-
-/// The records `first..=last`, as many as there is room for: so many bytes as they are sent from `split` on, and as many
-/// before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Wanted {
-    pub first: u64,
-    pub last: u64,
-    pub split: u64,
-    pub bytes_max: usize,
 }
 
 /// What storage has of what was wanted.

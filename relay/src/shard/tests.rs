@@ -1,6 +1,7 @@
 //! A shard's halves together, and what their tests have in common.
 
 use super::*;
+use crate::config::Limits;
 
 /// The first of so many shards, with the limits as they are by default.
 pub(super) fn setup(shards: usize) -> Setup {

@@ -8,7 +8,7 @@ use super::frames::decoder;
 use super::request::turn_away;
 use crate::ids::SessionId;
 use crate::session::{Phase, Sending, Session, Speaks};
-use crate::shard::StoreRequest;
+use crate::shard::outbox::StoreRequest;
 use crate::shard::turn::Turn;
 
 impl Front {

@@ -26,8 +26,7 @@ use protocol::frame::Inflater;
 
 pub use self::holdings::halfway_bytes_max;
 pub use self::request::{FULL, FULL_RETRY_S};
-use super::Setup;
-use super::turn::Turn;
+use super::turn::{Setup, Turn};
 use crate::deflation::Deflation;
 use crate::feed::Feed;
 use crate::ids::SessionId;

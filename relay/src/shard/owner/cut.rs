@@ -10,7 +10,7 @@ use super::Owner;
 use super::table::Owned;
 use crate::mesh::Mesh;
 use crate::room::{Most, Room};
-use crate::shard::StoreRequest;
+use crate::shard::outbox::StoreRequest;
 use crate::shard::turn::Turn;
 use crate::sizes::record_bytes;
 use crate::tempo::Tempo;

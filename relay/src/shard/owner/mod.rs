@@ -16,8 +16,8 @@ use protocol::ErrorCode;
 use protocol::snowflake::Snowflake;
 
 use self::table::{Openers, Owned, Rooms};
-use super::turn::{BUSY_RETRY_MS, Turn};
-use super::{Found, Setup, StoreReply};
+use super::outbox::{Found, StoreReply};
+use super::turn::{BUSY_RETRY_MS, Setup, Turn};
 use crate::dedupe::Known;
 use crate::mesh::{Answer, Ask, Asked};
 use crate::rate::Rate;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use protocol::Page;
 use storage::Record;
 
-use crate::shard::{Found, Wanted};
+use crate::room::Wanted;
+use crate::shard::outbox::Found;
 use crate::sizes::{all_sent_bytes, sent_bytes};
 
 /// Cuts a page to so many bytes, at the end that is farther from what was asked for; one record always stays.

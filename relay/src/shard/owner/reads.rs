@@ -11,9 +11,9 @@ use crate::budget::Use;
 use crate::feed::Shared;
 use crate::ids::{Origin, user_hash};
 use crate::mesh::{Answer, Asked};
-use crate::room::Room;
+use crate::room::{Room, Wanted};
+use crate::shard::outbox::{Found, StoreRequest, Unread};
 use crate::shard::turn::{BUSY_RETRY_MS, Turn};
-use crate::shard::{Found, StoreRequest, Unread, Wanted};
 use crate::sizes::{all_sent_bytes, records_bytes};
 
 /// How many messages of the tail are read from storage together with those before it. They may have left the tail by the

@@ -13,7 +13,7 @@ use crate::ids::{Origin, Principal};
 use crate::mesh::Asked;
 use crate::rate::{Buckets, Rate};
 use crate::room::Room;
-use crate::shard::StoreRequest;
+use crate::shard::outbox::StoreRequest;
 use crate::shard::turn::{BUSY_RETRY_MS, Turn};
 
 /// Rooms that nobody used this long are forgotten, microseconds.

@@ -5,7 +5,7 @@ use super::*;
 use crate::budget::Budget;
 use crate::ids::{Origin, Principal, Rights, SessionId, owner_of, user_hash};
 use crate::mesh::{Answered, Mesh};
-use crate::shard::StoreRequest;
+use crate::shard::outbox::StoreRequest;
 use crate::shard::tests::setup;
 use crate::tempo::Tempo;
 
