@@ -108,7 +108,9 @@ fn a_table_of_rooms_that_are_all_in_use_is_full() {
 #[test]
 fn large_messages_in_many_rooms_do_not_stay_in_memory_and_can_be_read() {
     let dir = tempfile::tempdir().unwrap();
-    let relay = Relay::on(dir.path(), &["--memory-bytes-max", "33554432"]);
+    // A machine that is busy otherwise may take its time: this is not about that.
+    let flags = ["--memory-bytes-max", "33554432", "--publish-timeout-ms", "60000"];
+    let relay = Relay::on(dir.path(), &flags);
     let mut clients: Vec<_> = (0..4).map(|n| Client::native(relay.address, &format!("u{n}"))).collect();
     let body = "x".repeat(BODY_BYTES);
     for round in 1..=MESSAGES as u64 {
