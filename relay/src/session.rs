@@ -28,7 +28,7 @@ pub enum Phase {
 }
 
 /// What a connection came with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Arrival {
     /// The peer's address; none when it was gone before it was asked for.
     pub peer: Option<IpAddr>,

@@ -281,9 +281,19 @@ impl Tempo {
     pub fn sweep_is_due(&self, now_us: u64) -> bool {
         self.period_us > 0 && !self.is_sweeping() && now_us >= self.next_sweep_us()
     }
-    /// When it may, for parking.
-    pub fn next_sweep_us(&self) -> u64 {
+    /// When it may.
+    fn next_sweep_us(&self) -> u64 {
         self.sweep.began_us + self.period_us
+    }
+    /// When members are to be visited in sweeps next, microseconds; `wanted` when there is something for a new one.
+    pub fn next_visits_us(&self, now_us: u64, wanted: bool) -> u64 {
+        if self.is_sweeping() {
+            if self.due(now_us) > 0 { now_us } else { now_us + self.rest_us() }
+        } else if wanted {
+            self.next_sweep_us()
+        } else {
+            u64::MAX
+        }
     }
     pub fn is_sweeping(&self) -> bool {
         self.sweep.done < self.sweep.total

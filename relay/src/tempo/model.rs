@@ -308,15 +308,7 @@ impl Core {
     fn park(&mut self) {
         let now_us = self.now_us as u64;
         let tempo = &self.tempo;
-        let fan_out_us = if !self.large.is_empty() {
-            now_us
-        } else if tempo.is_sweeping() {
-            if tempo.due(now_us) > 0 { now_us } else { now_us + tempo.rest_us() }
-        } else if self.sweep_wanted {
-            tempo.next_sweep_us()
-        } else {
-            u64::MAX
-        };
+        let fan_out_us = if self.large.is_empty() { tempo.next_visits_us(now_us, self.sweep_wanted) } else { now_us };
         let cut_us = self.uncut.iter().map(|&index| {
             let room = &self.rooms[index];
             room.uncut_since_us + tempo.cut_us(&room.rate, room.members) as f64

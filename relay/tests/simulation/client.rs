@@ -185,7 +185,7 @@ impl Client {
     }
 
     fn hear(&mut self, conn: &mut Conn, tag: u32, heard: Heard<'_>, env: &mut Env) {
-        env.trace.add(|| format!("client {} hears {tag} {}", self.index, brief(&heard)));
+        env.trace.add(|| format!("client {} hears {tag} {}", self.index, heard.brief()));
         match heard {
             Heard::Batch { room, lines } => return self.batch(conn, &room, &lines, env),
             Heard::Gap { room, from, to } => return self.gap(conn, room, from, to, env),
@@ -444,13 +444,5 @@ fn check_start(start: Start, real: bool, joined: (u64, Option<u64>, bool), room:
                 env.meet(if is_expired { "a recovery of what has expired" } else { "a recovery that was refused" });
             }
         }
-    }
-}
-
-fn brief(heard: &Heard<'_>) -> String {
-    match heard {
-        Heard::Batch { room, lines } => format!("batch {room} {}..={}", lines[0].seq, lines[lines.len() - 1].seq),
-        Heard::History { head, lines, .. } => format!("history of {} up to {head}", lines.len()),
-        other => format!("{other:?}"),
     }
 }

@@ -51,6 +51,17 @@ pub enum Heard<'a> {
     Ping,
 }
 
+impl Heard<'_> {
+    /// It in a line, without bodies.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Batch { room, lines } => format!("batch {room} {}..={}", lines[0].seq, lines[lines.len() - 1].seq),
+            Self::History { head, lines, .. } => format!("history of {} up to {head}", lines.len()),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 /// Appends a request as masked frames: one, or two when it is longer than `cut`; deflated if there is a deflater.
 pub fn say(
     dialect: Dialect,

@@ -62,15 +62,7 @@ impl Fanout {
 
     /// When members are to be visited next, microseconds.
     pub(super) fn next_us(&self, tempo: &Tempo, now_us: u64) -> u64 {
-        if !self.large.is_empty() {
-            now_us
-        } else if tempo.is_sweeping() {
-            if tempo.due(now_us) > 0 { now_us } else { now_us + tempo.rest_us() }
-        } else if self.sweep_wanted {
-            tempo.next_sweep_us()
-        } else {
-            u64::MAX
-        }
+        if self.large.is_empty() { tempo.next_visits_us(now_us, self.sweep_wanted) } else { now_us }
     }
 }
 

@@ -144,9 +144,7 @@ impl Intake {
         self.left_bytes += left.len();
         self.left.insert(id, left);
     }
-}
 
-impl Intake {
     /// Keeps what there is no time for now.
     fn keep(&mut self, session: &mut Session, message: Option<Rest>, bytes: &[u8]) {
         if message.is_some() || !bytes.is_empty() {
@@ -329,8 +327,10 @@ impl Front {
             allowance.refill(&turn.setup.limits, turn.now.us);
         }
         let mut used = 0;
-        if let Phase::Handshake(arrival) = &mut session.phase {
-            let (had, mut arrival) = (arrival.head.len(), mem::take(arrival));
+        if matches!(session.phase, Phase::Handshake(_))
+            && let Phase::Handshake(mut arrival) = mem::replace(&mut session.phase, Phase::Closing)
+        {
+            let had = arrival.head.len();
             arrival.head.extend_from_slice(bytes);
             used = self.on_head(turn, session, arrival) - had;
             self.held.intake.spend(turn, session, HEAD_NS);
